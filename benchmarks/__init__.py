@@ -1,0 +1,1 @@
+"""Timings against naive references, which are the tests' oracles too."""

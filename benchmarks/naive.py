@@ -1,0 +1,53 @@
+"""The same mathematics as the project's, written as plainly as possible and with no care for speed.
+
+The tests compare with these; the benchmarks time against them.
+"""
+
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+
+def dense_laplacian(labels: Tensor) -> Tensor:
+    """(N, N) Laplacian of the graph that joins users of different classes."""
+    adjacency = (labels[:, None] != labels[None, :]).double()
+    return torch.diag(adjacency.sum(1)) - adjacency
+
+
+def u2u(theta: Tensor, labels: Tensor) -> Tensor:
+    """2 Tr(θᵀ L θ), eq. 9, with the Laplacian formed."""
+    laplacian = dense_laplacian(labels).to(theta.dtype)
+    return 2 * torch.trace(theta.T @ laplacian @ theta)
+
+
+def mmd(theta: Tensor, labels: Tensor) -> Tensor:
+    """Mean over pairs of classes of the biased MMD with the artefact's five kernels, by autograd.
+
+    All kernel matrices whole; the bandwidth over all users, held constant.
+    """
+    n = len(theta)
+    squared = (theta[:, None, :] - theta[None, :, :]).square().sum(-1)
+    bandwidth = squared.detach().sum() / (n * (n - 1))
+    kernel = sum(torch.exp(-squared / (bandwidth * f)) for f in (0.25, 0.5, 1.0, 2.0, 4.0))
+    members = [labels == c for c in range(int(labels.max()) + 1)]
+    pairs = list(combinations(members, 2))
+    total = theta.new_zeros(())
+    for a, b in pairs:
+        total = total + (
+            kernel[a][:, a].mean() + kernel[b][:, b].mean() - 2 * kernel[a][:, b].mean()
+        )
+    return total / len(pairs)
+
+
+def hit_and_ndcg(scores: list[float], k: int) -> tuple[float, float]:
+    """HR@k and NDCG@k of one user (positive first), averaged over every order of the ties."""
+    above = sum(score > scores[0] for score in scores[1:])
+    tied = sum(score == scores[0] for score in scores[1:])
+    ranks = range(above, above + tied + 1)
+    hits = [float(rank < k) for rank in ranks]
+    gains = [
+        float(1 / torch.log2(torch.tensor(rank + 2.0))) * hit
+        for rank, hit in zip(ranks, hits, strict=True)
+    ]
+    return sum(hits) / len(hits), sum(gains) / len(gains)

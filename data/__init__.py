@@ -1,0 +1,1 @@
+"""Raw files -> prepared folder -> in-memory dataset -> training batches."""

@@ -1,0 +1,213 @@
+"""Get a dataset's raw files into `<dataset_path>/<name>/raw/`.
+
+In this order: files that the user put there (loose, or as the official archive), the official
+archive from GroupLens, and for ML-100K a copy of the same two files that the PyPI wheel of
+RecBole 1.2.1 ships, fetched by pip so that its configuration and mirrors are respected. Every
+download is checked against a SHA-256 written here; nothing unchecked is unpacked.
+"""
+
+import hashlib
+import logging
+import shutil
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from data.readers import FORMATS
+from utils.errors import UserError
+from utils.files import write_json
+
+log = logging.getLogger(__name__)
+
+TIMEOUT_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class Archive:
+    """An official archive: where it is, what it weighs in bits, and where its files lie in it."""
+
+    url: str
+    sha256: str
+    folder: str
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A PyPI wheel that ships the same data; `convert` maps member bytes to raw file bytes."""
+
+    requirement: str
+    sha256: str
+    members: dict[str, tuple[str, Callable[[bytes], bytes]]]
+
+
+def _without_header(text: bytes) -> bytes:
+    return text.partition(b"\n")[2]
+
+
+ARCHIVES = {
+    "ml-100k": Archive(
+        "https://files.grouplens.org/datasets/movielens/ml-100k.zip",
+        "50d2a982c66986937beb9ffb3aa76efe955bf3d5c6b761f4e3a7cd717c6a3229",
+        "ml-100k",
+    ),
+}
+
+# RecBole keeps GroupLens' lines and adds a header; u.user's bars became tabs.
+WHEELS = {
+    "ml-100k": Wheel(
+        "recbole==1.2.1",
+        "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407",
+        {
+            "u.data": (
+                "recbole/dataset_example/ml-100k/ml-100k.inter",
+                _without_header,
+            ),
+            "u.user": (
+                "recbole/dataset_example/ml-100k/ml-100k.user",
+                lambda text: _without_header(text).replace(b"\t", b"|"),
+            ),
+        },
+    ),
+}
+
+
+def raw_folder(dataset_path: Path, name: str) -> Path:
+    """The folder that holds the raw files of dataset `name`, fetched if need be.
+
+    Raises:
+        UserError: an unknown dataset, a damaged archive, or no source within reach.
+    """
+    if name not in FORMATS:
+        raise UserError(f'unknown dataset "{name}"; known: {", ".join(FORMATS)}')
+    home = dataset_path / name
+    target = home / "raw"
+    for folder in (target, home):
+        if all((folder / file).is_file() for file in FORMATS[name].files):
+            return folder
+    zip_name = f"{name}.zip"
+    for path in (target / zip_name, home / zip_name, dataset_path / zip_name):
+        if path.is_file():
+            log.info("Unpacking %s", path)
+            _unpack_archive(path, name, target, origin=str(path))
+            return target
+    failures = []
+    for fetch in (_fetch_archive, _fetch_wheel):
+        try:
+            fetch(name, target)
+            return target
+        except _Unreachable as reason:
+            log.info("  not reached: %s", reason)
+            failures.append(str(reason))
+    url = ARCHIVES[name].url
+    raise UserError(
+        f"{name} could not be fetched ({'; '.join(failures)}). Download {url} on a machine "
+        f"that reaches it and put {zip_name} into {home} (or its files "
+        f"{' and '.join(FORMATS[name].files)} into {target}), then start again"
+    )
+
+
+class _Unreachable(Exception):
+    """This source can't be had here; the next one is tried."""
+
+
+def _fetch_archive(name: str, target: Path) -> None:
+    archive = ARCHIVES[name]
+    log.info("Fetching %s from %s", name, archive.url)
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "archive.zip"
+        try:
+            _download(archive.url, path)
+        except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+            raise _Unreachable(f"{archive.url}: {getattr(error, 'reason', error)}") from None
+        if _sha256(path) != archive.sha256:
+            raise _Unreachable(
+                f"{archive.url}: what came is not the official archive (SHA-256 differs)"
+            )
+        _unpack_archive(path, name, target, origin=archive.url)
+
+
+def _fetch_wheel(name: str, target: Path) -> None:
+    if name not in WHEELS:
+        raise _Unreachable("no PyPI package is known to ship it")
+    wheel = WHEELS[name]
+    log.info("Fetching the copy of %s in the PyPI wheel %s", name, wheel.requirement)
+    with tempfile.TemporaryDirectory() as scratch:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        command += ["--only-binary=:all:", "--dest", scratch, wheel.requirement]
+        pip = subprocess.run(command, capture_output=True, text=True)
+        paths = list(Path(scratch).glob("*.whl"))
+        if pip.returncode or not paths:
+            reason = (pip.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
+            raise _Unreachable(
+                f"pip download {wheel.requirement}: {reason.removeprefix('ERROR: ')}"
+            )
+        if _sha256(paths[0]) != wheel.sha256:
+            raise _Unreachable(
+                f"pip download {wheel.requirement}: not the known wheel (SHA-256 differs)"
+            )
+        with zipfile.ZipFile(paths[0]) as zipped:
+            files = {
+                file: convert(zipped.read(member))
+                for file, (member, convert) in wheel.members.items()
+            }
+    _install(files, target, {"from": wheel.requirement, "sha256": wheel.sha256})
+
+
+def _unpack_archive(path: Path, name: str, target: Path, origin: str) -> None:
+    """Take the known members out of an official archive; nothing else in it is touched."""
+    archive = ARCHIVES[name]
+    digest = _sha256(path)
+    if digest != archive.sha256:
+        log.warning(
+            "%s is not GroupLens' official archive (SHA-256 differs); using it as it is",
+            path,
+        )
+    try:
+        with zipfile.ZipFile(path) as zipped:
+            files = {file: zipped.read(f"{archive.folder}/{file}") for file in FORMATS[name].files}
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise UserError(
+            f"{path} is not a whole zip archive ({error}); download it again from {archive.url}"
+        ) from None
+    except KeyError as error:
+        raise UserError(
+            f"{path}: {error.args[0]!s}; download it again from {archive.url}"
+        ) from None
+    _install(files, target, {"from": origin, "sha256": digest})
+
+
+def _install(files: dict[str, bytes], target: Path, origin: dict[str, str]) -> None:
+    """Write all raw files or none: into a folder beside the target, then renamed."""
+    target.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=".raw-", dir=target.parent))
+    try:
+        for file, content in files.items():
+            (scratch / file).write_bytes(content)
+        write_json(scratch / "origin.json", origin)
+        for file in (*files, "origin.json"):
+            (scratch / file).replace(target / file)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _download(url: str, path: Path) -> None:
+    with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as reply:
+        size = int(reply.headers.get("Content-Length") or 0) or None
+        bar = tqdm(total=size, unit="B", unit_scale=True, desc=url.rsplit("/", 1)[-1])
+        with bar, path.open("wb") as file:
+            while block := reply.read(1 << 16):
+                file.write(block)
+                bar.update(len(block))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,77 @@
+"""Training batches: the positives of the training set and freshly drawn negatives."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from utils.errors import UserError
+
+
+class Batches(NamedTuple):
+    """One epoch, shuffled: parallel tensors of length n_train * (1 + num_ng)."""
+
+    users: Tensor
+    items: Tensor
+    labels: Tensor
+
+
+class NegativeSampler:
+    """Draws `num_ng` negatives for every training positive, a whole epoch at a time.
+
+    A negative is any item that the user has no *training* interaction with: the held-out
+    interactions are unknown at training time, so they are not spared.
+
+    Args:
+        pairs: (n, 2) int64 training interactions, columns user and item.
+        n_users, n_items: sizes of the index spaces.
+        num_ng: negatives a positive.
+
+    Raises:
+        UserError: a user has interacted with every item, so that nothing is left to draw.
+    """
+
+    def __init__(self, pairs: Tensor, n_users: int, n_items: int, num_ng: int):
+        self.users, self.items = pairs[:, 0].contiguous(), pairs[:, 1].contiguous()
+        self.n_items = n_items
+        self.num_ng = num_ng
+        self.keys = torch.unique(self.users * n_items + self.items)  # sorted
+        full = torch.bincount(self.keys // n_items, minlength=n_users) >= n_items
+        if num_ng > 0 and full.any():
+            raise UserError(
+                f"user {int(full.nonzero()[0])} (index) has interacted with all {n_items} items: "
+                "no negative can be drawn; lower min_interactions or add items to the data"
+            )
+
+    @property
+    def examples(self) -> int:
+        """Examples in an epoch, negatives included."""
+        return len(self.users) * (1 + self.num_ng)
+
+    def _is_positive(self, users: Tensor, items: Tensor) -> Tensor:
+        keys = users * self.n_items + items
+        at = torch.searchsorted(self.keys, keys).clamp_max_(len(self.keys) - 1)
+        return self.keys[at] == keys
+
+    def epoch(self, generator: torch.Generator) -> Batches:
+        """All examples of one epoch in random order; `generator` lives on the pairs' device."""
+        device = self.users.device
+
+        def draw(count: int) -> Tensor:
+            return torch.randint(self.n_items, (count,), generator=generator, device=device)
+
+        users = self.users.repeat_interleave(self.num_ng)
+        negatives = draw(len(users))
+        pending = torch.arange(len(users), device=device)
+        while len(pending):
+            clash = self._is_positive(users[pending], negatives[pending])
+            pending = pending[clash]
+            negatives[pending] = draw(len(pending))
+        order = torch.randperm(self.examples, generator=generator, device=device)
+        labels = torch.zeros(self.examples, device=device)
+        labels[: len(self.users)] = 1
+        return Batches(
+            torch.cat([self.users, users])[order],
+            torch.cat([self.items, negatives])[order],
+            labels[order],
+        )

@@ -1,0 +1,17 @@
+"""D2D-R, distribution-to-distribution (Li et al., ACM MM 2023, eq. 6 and 11).
+
+    l_D(θ) = MMD(S_1, S_2)
+
+with the artefact's five radial kernels, whose width follows θ; `methods.mmd` holds the
+mathematics and what is done for more than two classes.
+"""
+
+from torch import Tensor
+
+from methods.mmd import mmd
+from methods.unlearning import Objective
+
+
+def distinguishability(labels: Tensor) -> Objective:
+    """l_D for these labels ((n,) int64, 0 .. C-1) as a function of θ (n, K)."""
+    return lambda theta: mmd(theta, labels)

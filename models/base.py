@@ -1,0 +1,35 @@
+"""What a recommender must offer to be trained, evaluated, unlearned and attacked."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+EmbeddingScorer = Callable[[Tensor], Tensor]
+"""Maps a user embedding (n_users, d) to scores (n_users, k) of items fixed beforehand."""
+
+
+class Recommender(nn.Module, ABC):
+    """A collaborative-filtering model with a user embedding.
+
+    Calling it gives training logits: ``model(users, items)``, both (batch,), -> (batch,).
+    """
+
+    @property
+    @abstractmethod
+    def user_embedding(self) -> nn.Parameter:
+        """(n_users, d): the table that is attacked and unlearned; changing it in place changes
+        the recommendations.
+        """
+
+    @abstractmethod
+    def score(self, users: Tensor, items: Tensor) -> Tensor:
+        """Logits for evaluation, without gradients: users (n, 1), items (n, m) -> (n, m)."""
+
+    @abstractmethod
+    def embedding_scorer(self, items: Tensor) -> EmbeddingScorer:
+        """Scores as a function of the user embedding, all else fixed.
+
+        Args:
+            items: (n_users, k), the items whose scores are wanted, a row a user.
+        """

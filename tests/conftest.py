@@ -1,0 +1,44 @@
+"""A small synthetic MovieLens in ML-100K's raw format, with a planted gender taste."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+N_USERS, N_ITEMS, PER_USER = 80, 160, 24
+
+
+def write_ml100k(folder: Path, seed: int = 0, n_users: int = N_USERS) -> Path:
+    """u.data and u.user: women like the lower half of the items, men the upper half."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    ratings, users = [], []
+    for user in range(1, n_users + 1):
+        gender = "F" if user % 3 == 0 else "M"
+        age = int(rng.integers(12, 70))
+        occupation = rng.choice(["artist", "doctor", "student"])
+        users.append(f"{user}|{age}|{gender}|{occupation}|{10000 + user}")
+        weights = np.ones(N_ITEMS)
+        half = slice(0, N_ITEMS // 2) if gender == "F" else slice(N_ITEMS // 2, None)
+        weights[half] = 9
+        items = rng.choice(N_ITEMS, PER_USER, replace=False, p=weights / weights.sum())
+        times = np.sort(rng.integers(0, 40, PER_USER))  # many ties
+        ratings += [
+            f"{user}\t{item + 1}\t{3}\t{time}" for item, time in zip(items, times, strict=True)
+        ]
+    (folder / "u.data").write_text("\n".join(ratings) + "\n")
+    (folder / "u.user").write_text("\n".join(users) + "\n")
+    return folder
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty place to run the commands in, with the data and two small configs."""
+    monkeypatch.chdir(tmp_path)
+    write_ml100k(tmp_path / "data" / "datasets" / "ml-100k" / "raw")
+    configs = tmp_path / "configs"
+    configs.mkdir()
+    project = Path(__file__).resolve().parents[1] / "configs"
+    for name in ("exp_config.json", "attack_config.json"):
+        (configs / name).write_text((project / name).read_text())
+    return tmp_path

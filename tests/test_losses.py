@@ -1,0 +1,171 @@
+"""U2U, D2D and the regularisers against dense, autograd and closed-form oracles."""
+
+import pytest
+import torch
+
+from benchmarks import naive
+from methods import d2d, u2u
+from methods.mmd import mmd
+from methods.regularizers import frobenius, ranking
+from methods.unlearning import unlearn
+
+
+def users(n=60, k=5, classes=2, seed=0, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    theta = torch.randn(n, k, generator=generator, dtype=dtype)
+    labels = torch.arange(n) % classes
+    labels[: n // 3] = 0  # unequal classes
+    theta += labels[:, None] * 0.5
+    return theta, labels[torch.randperm(n, generator=generator)]
+
+
+def autograd(function, theta, *arguments):
+    theta = theta.clone().requires_grad_()
+    value = function(theta, *arguments)
+    (gradient,) = torch.autograd.grad(value, theta)
+    return value.detach(), gradient
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_u2u_equals_the_dense_laplacian(classes):
+    theta, labels = users(classes=classes)
+    value, gradient = u2u.distinguishability(labels)(theta)
+    expected_value, expected_gradient = autograd(naive.u2u, theta, labels)
+    torch.testing.assert_close(value, expected_value)
+    torch.testing.assert_close(gradient, expected_gradient)
+
+
+def test_u2u_is_the_sum_over_pairs_of_eq_9():
+    theta, labels = users(n=12)
+    pairs = sum(
+        (theta[i] - theta[j]).square().sum()
+        for i in range(12)
+        for j in range(12)
+        if labels[i] != labels[j]
+    )
+    torch.testing.assert_close(u2u.distinguishability(labels)(theta)[0], pairs)
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_u2u_minimiser_solves_the_dense_system_and_is_stationary(classes):
+    theta_star, labels = users(classes=classes)
+    alpha = 3.0
+    n = len(labels)
+    system = 2 * naive.dense_laplacian(labels) + alpha * torch.eye(n, dtype=torch.float64)
+    expected = torch.linalg.solve(system, alpha * theta_star)
+    theta = u2u.minimiser(theta_star, labels, alpha)
+    torch.testing.assert_close(theta, expected)
+    gradient = u2u.distinguishability(labels)(theta)[1] + alpha * frobenius(theta_star)(theta)[1]
+    assert gradient.abs().max() < 1e-9 < u2u.distinguishability(labels)(theta_star)[1].abs().max()
+
+
+def test_u2u_gradient_descent_reaches_the_minimiser():
+    theta_star, labels = users(n=20)
+    alpha = 10.0
+    goal = u2u.minimiser(theta_star, labels, alpha)
+    arguments = (theta_star, labels, u2u.distinguishability, frobenius(theta_star), alpha)
+    far = unlearn(*arguments, steps=50, lr=0.01).embedding
+    near = unlearn(*arguments, steps=3000, lr=0.01).embedding
+    assert (far - goal).norm() > 0.1
+    assert (near - goal).norm() < 1e-3
+
+
+@pytest.mark.parametrize("tile", [1, 7, 16, 1000])
+@pytest.mark.parametrize("classes", [2, 5])
+def test_mmd_equals_naive_autograd(classes, tile):
+    theta, labels = users(classes=classes)
+    value, gradient = mmd(theta, labels, tile)
+    expected_value, expected_gradient = autograd(naive.mmd, theta, labels)
+    torch.testing.assert_close(value, expected_value)
+    torch.testing.assert_close(gradient, expected_gradient)
+
+
+def test_mmd_gradient_is_that_of_a_constant_bandwidth():
+    # finite differences along one coordinate, with the bandwidth frozen at theta
+    theta, labels = users(n=14, k=2)
+    n, step = len(theta), 1e-6
+    squared = (theta[:, None] - theta[None]).square().sum(-1)
+    bandwidth = squared.sum() / (n * (n - 1))
+
+    def frozen(x):
+        squared = (x[:, None] - x[None]).square().sum(-1)
+        kernel = sum(torch.exp(-squared / (bandwidth * f)) for f in (0.25, 0.5, 1, 2, 4))
+        a, b = labels == 0, labels == 1
+        return kernel[a][:, a].mean() + kernel[b][:, b].mean() - 2 * kernel[a][:, b].mean()
+
+    moved = torch.zeros_like(theta)
+    moved[3, 1] = step
+    slope = (frozen(theta + moved) - frozen(theta - moved)) / (2 * step)
+    torch.testing.assert_close(mmd(theta, labels)[1][3, 1], slope, rtol=1e-6, atol=1e-9)
+
+
+def test_mmd_of_a_sample_with_itself_is_zero():
+    x, _ = users(n=30)
+    theta, labels = torch.cat([x, x]), torch.arange(60) // 30
+    value, gradient = mmd(theta, labels)
+    assert abs(value) < 1e-12
+    assert gradient.abs().max() < 1e-12
+    assert mmd(theta + labels[:, None], labels)[0] > 0.1  # and not of shifted ones
+
+
+def test_mmd_sees_neither_translation_nor_scale_nor_the_order_or_names_of_classes():
+    theta, labels = users()
+    value, gradient = mmd(theta, labels)
+    torch.testing.assert_close(mmd(theta + 100, labels)[0], value)
+    torch.testing.assert_close(mmd(3 * theta, labels)[0], value)  # the bandwidth follows
+    torch.testing.assert_close(mmd(theta, 1 - labels)[0], value)
+    order = torch.randperm(len(theta))
+    shuffled = mmd(theta[order], labels[order])
+    torch.testing.assert_close(shuffled[0], value)
+    torch.testing.assert_close(shuffled[1], gradient[order])
+
+
+def test_mmd_of_one_point_is_zero_and_stays_there():
+    theta, labels = torch.ones(10, 3), torch.arange(10) % 2
+    value, gradient = mmd(theta, labels)
+    assert value == 0
+    assert not gradient.any()
+
+
+def test_float32_is_close_to_float64():
+    theta, labels = users(n=300, k=16)
+    value, gradient = mmd(theta.float(), labels)
+    torch.testing.assert_close(value, mmd(theta, labels)[0], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(gradient.double(), mmd(theta, labels)[1], rtol=1e-3, atol=1e-7)
+
+
+def test_frobenius_against_autograd():
+    theta, _ = users()
+    star = theta + 0.1
+    value, gradient = frobenius(star)(theta)
+    expected = autograd(lambda t: torch.linalg.matrix_norm(t - star) ** 2, theta)
+    torch.testing.assert_close((value, gradient), expected)
+
+
+def test_ranking_hinge_by_hand():
+    # two users, three top items each, scores are the embedding's own entries
+    theta = torch.tensor([[3.0, 2.98, 1.0], [1.0, 2.0, 0.0]])
+    value, gradient = ranking(lambda t: t, margin=0.05)(theta)
+    # user 0: 0.05 - 0.02, and 0; user 1: 0.05 - (1 - 2), and 0
+    assert value.item() == pytest.approx(0.03 + 1.05, abs=1e-6)
+    assert gradient.tolist() == [[-1, 1, 0], [-1, 1, 0]]
+
+
+def test_unlearning_leaves_users_of_unknown_label_untouched():
+    theta, labels = users()
+    labels[::7] = -1
+    result = unlearn(theta, labels, d2d.distinguishability, frobenius(theta), 1e-6, 20, 1e-2)
+    moved = (result.embedding != theta).any(1)
+    assert torch.equal(moved, labels >= 0)
+
+
+def test_d2d_lowers_the_mmd_and_alpha_holds_it_back():
+    theta, labels = users(n=200)
+    before = mmd(theta, labels)[0]
+
+    def after(alpha):
+        return unlearn(theta, labels, d2d.distinguishability, frobenius(theta), alpha, 200, 1e-2)
+
+    free, held = after(1e-6), after(10.0)
+    assert mmd(free.embedding, labels)[0] < before / 20
+    assert held.moved < free.moved / 5

@@ -1,0 +1,1 @@
+"""What every room uses: configuration, training loop, metrics, attackers, run folders, figures."""

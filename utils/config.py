@@ -1,0 +1,362 @@
+"""The two JSON files as frozen dataclasses, checked once, at the door.
+
+Each field's type, default, bounds and docstring stand together below; `--help` and the error
+messages are made from them, so that they can't drift. A key that distinguishes runs belongs to
+a `Group`; the keys of a run's groups are its identity.
+"""
+
+import ast
+import dataclasses
+import difflib
+import inspect
+import itertools
+import json
+import math
+import re
+import textwrap
+import types
+import typing
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, TypeVar
+
+from utils.errors import UserError
+
+
+class Group(Enum):
+    """What a key has a bearing on."""
+
+    PLACE = "where and how fast, never the result"
+    DATA = "the prepared data"
+    TRAINING = "the trained recommender"
+    ATTRIBUTE = "which attribute is hidden"
+    POST_TRAINING = "u2u and d2d"
+    RETRAIN = "retrain"
+    ATTACK = "the attack"
+
+
+def key(
+    default: Any,
+    group: Group,
+    *,
+    choices: Sequence[str] = (),
+    low: float | None = None,
+    above: float | None = None,
+    high: float | None = None,
+    pattern: str | None = None,
+    sweep: bool = False,
+) -> Any:
+    """A config key: bounds are inclusive (`low`, `high`) or exclusive (`above`); `sweep` keys
+    may be lists in JSON, every combination of which is a run.
+    """
+    rules = dict(
+        group=group,
+        choices=choices,
+        low=low,
+        above=above,
+        high=high,
+        pattern=pattern,
+        sweep=sweep,
+    )
+    return dataclasses.field(default=default, metadata=rules)
+
+
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+DEVICE = r"cpu|cuda(:\d+)?"
+
+
+@dataclass(frozen=True)
+class ExperimentConfig:
+    """configs/exp_config.json: train a recommender, then unlearn (`python main.py`)."""
+
+    target_model: str = key("final_model.pth", Group.PLACE, pattern=NAME)
+    """File name of the trained model's weights in a run folder."""
+    method: str = key("original", Group.PLACE, sweep=True)
+    """What is done about the attribute: nothing, after training, or while training."""
+    model: str = key("ncf", Group.TRAINING, sweep=True)
+    """The recommender."""
+    lr: float = key(0.001, Group.TRAINING, above=0, high=10)
+    """Adam's learning rate in training."""
+    batch_size: int = key(256, Group.TRAINING, low=1)
+    """Examples a training step, negatives included."""
+    epochs: int = key(25, Group.TRAINING, low=1)
+    """Passes over the training data."""
+    dataset_path: str = key("data/datasets/", Group.PLACE)
+    """Folder that holds a folder a dataset."""
+    dataset: str = key("ml-100k", Group.DATA, pattern=NAME, sweep=True)
+    """The dataset's name."""
+    num_ng: int = key(4, Group.TRAINING, low=1)
+    """Sampled negatives a training positive, redrawn every epoch."""
+    test_num_ng: int = key(99, Group.DATA, low=1)
+    """Sampled negatives that a held-out positive is ranked among."""
+    device: str = key("cuda:0", Group.PLACE, pattern=DEVICE)
+    """"cuda:N" or "cpu"; without a CUDA device everything runs on the CPU."""
+    au_trade_off: float = key(1e-6, Group.POST_TRAINING, low=0, high=1e12, sweep=True)
+    """alpha of eq. 1: weight of the regulariser against the distinguishability loss."""
+    retrain_trade_off: float = key(1.0, Group.RETRAIN, low=0, high=1e12)
+    """Weight of the MMD term in the training loss of retrain."""
+
+    seed: int = key(0, Group.TRAINING, low=0, sweep=True)
+    """Everything random in a run follows from it; the split has a seed of its own."""
+    attribute: str = key("gender", Group.ATTRIBUTE, pattern=NAME, sweep=True)
+    """The user attribute to hide."""
+    selection: str = key("validation", Group.TRAINING, choices=("validation", "test", "last"))
+    """Which epoch is kept: the best HR@10 on each user's second most recent interaction (held
+    out from training), the best on test (as the artefact does: optimistic, for comparison), or
+    the last."""
+    embedding_size: int | None = key(None, Group.TRAINING, low=1)
+    """Dimensions of the user embedding; null = the model's own (ncf 32)."""
+    min_interactions: int = key(5, Group.DATA, low=3)
+    """Users and items with fewer interactions are removed, repeatedly."""
+    split_seed: int = key(0, Group.DATA, low=0)
+    """Seed of the sampled negatives of validation and test."""
+    regularizer: str = key(
+        "frobenius", Group.POST_TRAINING, choices=("frobenius", "ranking"), sweep=True
+    )
+    """What holds the embedding back: its distance from the original (eq. 7), or the artefact's
+    hinge on each user's original top items."""
+    unlearn_steps: int = key(500, Group.POST_TRAINING, low=1)
+    """Full-batch Adam steps of u2u and d2d; the last one is kept."""
+    unlearn_lr: float = key(0.001, Group.POST_TRAINING, above=0, high=10)
+    """Adam's learning rate in u2u and d2d."""
+    ranking_top: int = key(20, Group.POST_TRAINING, low=2)
+    """regularizer "ranking": how many of a user's original top items keep their order."""
+    ranking_margin: float = key(0.05, Group.POST_TRAINING, low=0, high=1e12)
+    """regularizer "ranking": by how much (in logits) neighbours in that order stay apart."""
+    threads: int | None = key(None, Group.PLACE, low=1)
+    """CPU threads; null = every core this process may use."""
+
+
+@dataclass(frozen=True)
+class AttackConfig:
+    """configs/attack_config.json: attack a saved user embedding (`python attack.py`)."""
+
+    attack: str = key("attack", Group.PLACE, choices=("attack",))
+    """Kept from the artefact's file; has one value."""
+    target_model: str = key("final_model.pth", Group.PLACE, pattern=NAME)
+    """File name of the trained model's weights in a run folder; the attack needs only the
+    embedding beside it."""
+    method: str = key("original", Group.PLACE, sweep=True)
+    """Whose embedding is attacked."""
+    model: str = key("ncf", Group.PLACE, sweep=True)
+    """The recommender."""
+    dataset_path: str = key("data/datasets/", Group.PLACE)
+    """Folder that holds a folder a dataset."""
+    dataset: str = key("ml-100k", Group.PLACE, pattern=NAME, sweep=True)
+    """The dataset's name."""
+    device: str = key("cuda:0", Group.PLACE, pattern=DEVICE)
+    """Kept from the artefact's file; both attackers run on the CPU."""
+
+    seed: int = key(0, Group.PLACE, low=0, sweep=True)
+    """Seed of the attacked run."""
+    attribute: str = key("gender", Group.PLACE, pattern=NAME, sweep=True)
+    """The user attribute to infer."""
+    regularizer: str = key("frobenius", Group.PLACE, choices=("frobenius", "ranking"), sweep=True)
+    """Regulariser of the attacked u2u or d2d run."""
+    au_trade_off: float = key(1e-6, Group.PLACE, low=0, high=1e12, sweep=True)
+    """Trade-off of the attacked u2u or d2d run."""
+    attackers: tuple[str, ...] = key(("mlp", "xgb"), Group.PLACE)
+    """The attacking classifiers."""
+    protocol: str = key("shadow", Group.PLACE, choices=("shadow", "cv"), sweep=True)
+    """"shadow" trains on a small exposed share (the 2023 paper), "cv" cross-validates (what the
+    artefact runs)."""
+    shadow_ratio: float = key(0.1, Group.ATTACK, above=0, high=0.9)
+    """protocol "shadow": share of the balanced users whose labels the attacker knows."""
+    draws: int = key(10, Group.ATTACK, low=1)
+    """protocol "shadow": how many times the balanced users and their split are drawn."""
+    folds: int = key(5, Group.ATTACK, low=2)
+    """protocol "cv": folds."""
+    repeats: int = key(3, Group.ATTACK, low=1)
+    """protocol "cv": how many times the balanced users are split in folds."""
+    attack_seed: int = key(0, Group.ATTACK, low=0)
+    """Seed of the draws and the attackers."""
+    threads: int | None = key(None, Group.PLACE, low=1)
+    """CPU threads; null = every core this process may use."""
+
+
+Config = TypeVar("Config", bound="ExperimentConfig | AttackConfig")
+Choices = Mapping[str, Collection[str]]
+
+
+def load_configs(
+    cls: type[Config], path: Path, overrides: Sequence[str], choices: Choices
+) -> list[Config]:
+    """Read a config file, apply ``key=value`` overrides, check everything, expand the sweep.
+
+    Args:
+        cls: which of the two configs.
+        path: the JSON file; keys that it leaves out have their defaults.
+        overrides: ``key=value``; the value is JSON, or text where that doesn't parse.
+        choices: names allowed for keys whose registry lives elsewhere, e.g. {"model": MODELS}.
+
+    Returns:
+        One config a combination of the sweep keys that are lists, the last key moving fastest.
+
+    Raises:
+        UserError: whatever is wrong with the file, a key or a value, in one line.
+    """
+    values = {name: (value, str(path)) for name, value in read_json(path).items()}
+    for override in overrides:
+        name, equals, text = override.partition("=")
+        if not equals:
+            raise UserError(f'"{override}" is not of the form key=value, e.g. method=d2d')
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        values[name] = (value, "command line")
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    spread: dict[str, list[Any]] = {}
+    for name, (value, origin) in values.items():
+        if name not in fields:
+            near = difflib.get_close_matches(name, fields, n=1, cutoff=0)
+            raise UserError(f'{origin}: unknown key "{name}"; did you mean "{near[0]}"?')
+        many = fields[name].metadata["sweep"] and isinstance(value, list)
+        if many and not value:
+            raise UserError(f'{origin}: "{name}" is an empty list; name at least one value')
+        allowed = choices.get(name) or fields[name].metadata["choices"]
+        spread[name] = [
+            checked(fields[name], one, allowed, cls, origin)
+            for one in (dict.fromkeys(map(_hashable, value)) if many else [value])
+        ]
+    return [
+        cls(**dict(zip(spread, combination, strict=True)))
+        for combination in itertools.product(*spread.values())
+    ]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file, each key once.
+
+    Raises:
+        UserError: missing, a folder, not UTF-8, not JSON (with the line), not an object.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; name another file with --config") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder; --config needs a JSON file") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8 text; save it as UTF-8") from None
+    except OSError as error:
+        raise UserError(f"{path} can't be read: {error.strerror}") from None
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [name for name, _ in pairs]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise UserError(f'{path}: key "{min(twice)}" is given more than once; keep one')
+        return dict(pairs)
+
+    try:
+        content = json.loads(text, object_pairs_hook=once)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path}, line {error.lineno}, column {error.colno}: not valid JSON ({error.msg})"
+        ) from None
+    if not isinstance(content, dict):
+        raise UserError(f'{path} must hold one JSON object {{"key": value, ...}}')
+    return content
+
+
+def checked(
+    field: dataclasses.Field,
+    value: Any,
+    allowed: Collection[str],
+    cls: type,
+    origin: str,
+) -> Any:
+    """`value` as the field's type, or a UserError that says what it must be."""
+    rules = field.metadata
+    kind = typing.get_type_hints(cls)[field.name]
+    optional = type(None) in typing.get_args(kind)
+    if optional:
+        (kind,) = (part for part in typing.get_args(kind) if part is not types.NoneType)
+        if value is None:
+            return None
+
+    def refuse(expected: str) -> typing.NoReturn:
+        expected += " or null" if optional else ""
+        raise UserError(f'{origin}: "{field.name}" must be {expected}, got {json.dumps(value)}')
+
+    if typing.get_origin(kind) is tuple:
+        names = [value] if isinstance(value, str) else value
+        if (
+            not isinstance(names, list)
+            or not names
+            or not set(map(_hashable, names)) <= set(allowed)
+        ):
+            refuse(f"one or a list of {_listed(allowed)}")
+        return tuple(dict.fromkeys(names))
+    if kind is str:
+        pattern = rules["pattern"] or r"(?s:.+)"
+        if allowed and (not isinstance(value, str) or value not in allowed):
+            refuse(f"one of {_listed(allowed)}")
+        if not isinstance(value, str) or not re.fullmatch(pattern, value):
+            hint = {NAME: "a plain name", DEVICE: '"cpu" or "cuda:0"'}
+            refuse(hint.get(rules["pattern"], "text"))
+        return value
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    bounds = [
+        f"{word} {rules[bound]:g}"
+        for bound, word in (("low", "at least"), ("above", "above"), ("high", "at most"))
+        if rules[bound] is not None
+    ]
+    noun = "a whole number" if kind is int else "a number"
+    expected = " ".join([noun, " and ".join(bounds)]).strip()
+    if not number or (isinstance(value, float) and not math.isfinite(value)):
+        refuse(expected)
+    if kind is int and value != int(value):
+        refuse(expected)
+    inside = (
+        (rules["low"] is None or value >= rules["low"])
+        and (rules["above"] is None or value > rules["above"])
+        and (rules["high"] is None or value <= rules["high"])
+    )
+    if not inside:
+        refuse(expected)
+    return kind(value)
+
+
+def identity(config: Any, groups: Collection[Group]) -> dict[str, Any]:
+    """The keys of these groups: two configs equal in them describe the same run."""
+    return {
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(config)
+        if field.metadata["group"] in groups
+    }
+
+
+def describe(cls: type, choices: Choices) -> str:
+    """Every key with its default, its values and the docstring below it."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
+    assert isinstance(tree, ast.ClassDef)
+    documentation = {
+        ast.unparse(line.target): " ".join(ast.literal_eval(below.value).split())
+        for line, below in itertools.pairwise(tree.body)
+        if isinstance(line, ast.AnnAssign) and isinstance(below, ast.Expr)
+    }
+    lines = []
+    for field in dataclasses.fields(cls):
+        allowed = choices.get(field.name) or field.metadata["choices"]
+        lines.append(f"  {field.name} = {json.dumps(field.default)}")
+        text = documentation[field.name]
+        if allowed:
+            text += f" One of {_listed(allowed)}."
+        if field.metadata["sweep"]:
+            text += " A list is a sweep."
+        lines.append(textwrap.indent(textwrap.fill(text, 84), "      "))
+    return "\n".join(lines)
+
+
+def _listed(names: Collection[str]) -> str:
+    return ", ".join(f'"{name}"' for name in names)
+
+
+def _hashable(value: Any) -> Any:
+    """Lists and objects inside a list are refused later, by their type; here they only need to
+    survive being put in a set.
+    """
+    return value if isinstance(value, str | int | float | bool | None) else json.dumps(value)

@@ -1,0 +1,97 @@
+"""The machine a run uses: device, threads, memory, and the record of them."""
+
+import functools
+import logging
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from utils.errors import UserError
+
+log = logging.getLogger(__name__)
+
+PACKAGES = ("torch", "numpy", "scipy", "pandas", "scikit-learn", "xgboost")
+
+
+def available_cores() -> int:
+    """Cores that this process may use, which may be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def set_threads(threads: int | None) -> int:
+    """Give torch this many CPU threads (None = every available core); returns the number."""
+    threads = threads or available_cores()
+    torch.set_num_threads(threads)
+    return threads
+
+
+@functools.cache  # so that a sweep warns once
+def resolve_device(name: str) -> torch.device:
+    """The device called `name`; the CPU, after one warning, on a machine without CUDA.
+
+    Raises:
+        UserError: the machine has CUDA devices, but not this one.
+    """
+    if name == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        log.warning('no CUDA device here: "%s" becomes the CPU', name)
+        return torch.device("cpu")
+    device = torch.device(name)
+    count = torch.cuda.device_count()
+    if (device.index or 0) >= count:
+        raise UserError(
+            f'device "{name}" does not exist; this machine has cuda:0 to cuda:{count - 1}'
+        )
+    return device
+
+
+def peak_memory_mb() -> float:
+    """The most resident memory that this process has held so far, in MiB."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return float("nan")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """What a summary says about where its numbers come from."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
+    return {
+        "device": str(device),
+        "device_name": name or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {package: version(package) for package in PACKAGES},
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str | None:
+    """The project's commit, with "+" where tracked files differ from it; None outside git."""
+    root = Path(__file__).resolve().parents[1]
+    commands = (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+    try:
+        commit, changes = (
+            subprocess.run(
+                ["git", *command],
+                cwd=root,
+                capture_output=True,
+                text=True,
+                check=True,
+                timeout=10,
+            ).stdout.strip()
+            for command in commands
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit + ("+" if changes else "")
