@@ -21,6 +21,7 @@ from methods.unlearning import Objective, Unlearned, unlearn
 from models import MODELS, Recommender, build_model, top_items
 from utils.cli import command
 from utils.config import Choices, ExperimentConfig
+from utils.files import write_json_lines
 from utils.logs import log_file
 from utils.metrics import evaluate
 from utils.report import describe_run, sweep_table
@@ -60,6 +61,7 @@ def run(config: ExperimentConfig, asked: bool = True) -> dict[str, Any]:
             model, unlearned = unlearn_embedding(
                 config, dataset, attribute, method.distinguishability
             )
+            write_json_lines(folder.path / "metrics.jsonl", unlearned.history)
             outcome = unlearned.summary() | {"original": original["test"]}
         else:
             model, trained = train_recommender(config, dataset, folder)

@@ -4,8 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 N_USERS, N_ITEMS, PER_USER = 80, 160, 24
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """What is this small gains nothing from two threads, and they lose much on a busy machine."""
+    torch.set_num_threads(1)
 
 
 def write_ml100k(folder: Path, seed: int = 0, n_users: int = N_USERS) -> Path:

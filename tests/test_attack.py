@@ -1,0 +1,103 @@
+"""Attack protocols: who trains, who tests, and whether a planted attribute is found."""
+
+import numpy as np
+import pytest
+
+from utils.attack_protocols import Protocol, attack, balanced_users, rounds
+from utils.attackers import ATTACKERS
+from utils.errors import UserError
+
+
+def protocol(name="shadow", **changes):
+    settings = dict(shadow_ratio=0.2, draws=3, folds=4, repeats=2, seed=0)
+    return Protocol(name, **(settings | changes))
+
+
+def planted(strength, n=240, classes=2, seed=0):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, n)
+    embedding = rng.normal(size=(n, 6))
+    embedding[:, 0] += strength * labels
+    return embedding, labels
+
+
+def test_balanced_users_are_equally_many_of_each_known_class():
+    labels = np.array([0] * 50 + [1] * 20 + [2] * 30 + [-1] * 9)
+    users = balanced_users(labels, np.random.default_rng(0))
+    assert np.bincount(labels[users]).tolist() == [20, 20, 20]
+    assert len(set(users)) == 60
+
+
+def test_shadow_rounds_are_disjoint_stratified_and_redrawn():
+    labels = np.array([0] * 100 + [1] * 300)
+    splits = rounds(labels, protocol(shadow_ratio=0.1, draws=4))
+    for split in splits:
+        assert not set(split.train) & set(split.test)
+        assert np.bincount(labels[split.train]).tolist() == [10, 10]
+        assert np.bincount(labels[split.test]).tolist() == [90, 90]
+    assert len({tuple(sorted(split.train)) for split in splits}) == 4
+    majority = {tuple(u for u in sorted([*s.train, *s.test]) if u >= 100) for s in splits}
+    assert len(majority) == 4
+
+
+def test_cv_rounds_test_every_balanced_user_once_a_repeat():
+    labels = np.array([0] * 40 + [1] * 90)
+    splits = rounds(labels, protocol("cv"))
+    assert len(splits) == 8
+    for repeat in (splits[:4], splits[4:]):
+        tested = np.concatenate([split.test for split in repeat])
+        assert len(tested) == len(set(tested)) == 80
+    assert set(splits[0].train) | set(splits[0].test) == set(splits[5].train) | set(splits[5].test)
+
+
+@pytest.mark.parametrize("name", ["shadow", "cv"])
+@pytest.mark.parametrize("attacker", ATTACKERS)
+def test_a_planted_attribute_is_found_and_an_absent_one_is_not(name, attacker):
+    found = attack(*planted(6.0), [attacker], protocol(name), jobs=1)["attackers"][attacker]
+    absent = attack(*planted(0.0), [attacker], protocol(name), jobs=1)["attackers"][attacker]
+    assert found["auc"]["mean"] > 0.9
+    assert abs(absent["auc"]["mean"] - 0.5) < 0.15
+    assert found["leakage"] == pytest.approx(found["auc"]["mean"] - 0.5)
+
+
+@pytest.mark.parametrize("attacker", ATTACKERS)
+def test_more_than_two_classes(attacker):
+    result = attack(*planted(6.0, n=300, classes=4), [attacker], protocol(), jobs=1)
+    scores = result["attackers"][attacker]
+    assert scores["auc"]["mean"] > 0.8
+    assert scores["accuracy"]["mean"] > 0.5
+
+
+def test_mean_std_and_counts():
+    result = attack(*planted(1.0), ["svm"], protocol(), jobs=1)
+    auc = result["attackers"]["svm"]["auc"]
+    assert auc["mean"] == pytest.approx(np.mean(auc["values"]))
+    assert auc["std"] == pytest.approx(np.std(auc["values"], ddof=1))
+    labels = planted(1.0)[1]
+    smallest = np.bincount(labels).min()
+    assert result["users"]["balanced"] == 2 * smallest
+    assert result["users"]["train"] == round(0.2 * 2 * smallest)
+
+
+def test_the_number_of_processes_changes_nothing():
+    one = attack(*planted(1.0), ["mlp", "xgb"], protocol(draws=2), jobs=1)
+    two = attack(*planted(1.0), ["mlp", "xgb"], protocol(draws=2), jobs=2)
+    assert one == two
+
+
+def test_an_mlp_that_does_not_converge_is_counted_not_shouted(monkeypatch):
+    monkeypatch.setitem(
+        __import__("utils.attackers").attackers.MLP_SETTINGS, "shadow", dict(max_iter=2)
+    )
+    result = attack(*planted(1.0), ["mlp"], protocol(), jobs=1)
+    assert result["attackers"]["mlp"]["unconverged"] == 3
+
+
+def test_too_few_users_of_a_class():
+    embedding, labels = planted(1.0, n=30)
+    labels[:] = 1
+    labels[:3] = 0
+    with pytest.raises(UserError, match=r"shadow_ratio 0\.1 of 6 balanced users exposes 1"):
+        attack(embedding, labels, ["mlp"], protocol(shadow_ratio=0.1), jobs=1)
+    with pytest.raises(UserError, match="smallest class has 3 users, fewer than folds 4"):
+        attack(embedding, labels, ["mlp"], protocol("cv"), jobs=1)

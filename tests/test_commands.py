@@ -1,0 +1,190 @@
+"""python main.py and python attack.py as a user runs them, on a small set with a planted taste."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import attack
+import main
+from data.dataset import load_attribute
+from utils.runs import load_embedding
+
+PROJECT = Path(__file__).resolve().parents[1]
+QUICK = ["epochs=12", "batch_size=128", "lr=0.01", "embedding_size=8", "threads=1"]
+
+
+def run_main(*arguments):
+    assert main.main([*QUICK, *arguments]) == 0
+
+
+def python(program, *arguments, cwd):
+    return subprocess.run(
+        [sys.executable, PROJECT / program, *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONWARNINGS": "error"},
+    )
+
+
+def test_both_commands_in_processes_of_their_own(workspace):
+    done = python("main.py", *QUICK, "method=u2u", cwd=workspace)
+    assert done.returncode == 0, done.stderr
+    assert 'no CUDA device here: "cuda:0" becomes the CPU' in done.stdout
+    assert "Original of ncf on ml-100k, seed 0" in done.stdout  # trained first
+    assert "U2U-R of ncf on ml-100k, seed 0" in done.stdout
+    assert "Next: python attack.py method=u2u" in done.stdout
+    assert "Traceback" not in done.stderr
+    done = python("attack.py", "method=u2u", "shadow_ratio=0.5", cwd=workspace)
+    assert done.returncode == 0, done.stderr
+    assert "leakage" in done.stdout
+    folder = workspace / "exp_results/ncf/ml-100k/u2u/seed-0"
+    names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert names == {
+        "config.json",
+        "summary.json",
+        "metrics.jsonl",
+        "train_log.log",
+        "attack.json",
+        "train_log-attack.log",
+        "weights/final_model.pth",
+        "weights/user_embedding.npy",
+    }
+
+
+def test_an_attribute_is_found_before_and_hidden_after(workspace):
+    run_main("method=original")
+    run_main("method=d2d", "unlearn_lr=0.01", "unlearn_steps=150")
+
+    def auc(method):
+        arguments = [f"method={method}", "shadow_ratio=0.5", "attackers=mlp-scaled"]
+        assert attack.main(arguments) == 0
+        path = workspace / f"exp_results/ncf/ml-100k/{method}/seed-0/attack.json"
+        return json.loads(path.read_text())["gender/shadow"]["attackers"]["mlp-scaled"]["auc"][
+            "mean"
+        ]
+
+    before, after = auc("original"), auc("d2d")
+    assert before > 0.8
+    assert after < before - 0.2
+
+
+def test_summary_tells_what_happened(workspace):
+    run_main("method=u2u", "unlearn_steps=20")
+    folder = workspace / "exp_results/ncf/ml-100k"
+    original = json.loads((folder / "original/seed-0/summary.json").read_text())
+    u2u = json.loads((folder / "u2u/seed-0/summary.json").read_text())
+    assert original["sizes"]["users"] == original["sizes"]["test"] == 80
+    assert original["config"]["epochs"] == original["epochs"] == 12
+    assert u2u["original"] == original["test"]
+    assert u2u["attribute"]["users"] == {"F": 26, "M": 54}
+    assert u2u["environment"]["device"] == "cpu"
+    star = load_embedding(folder / "original/seed-0/weights/user_embedding.npy")
+    theta = load_embedding(folder / "u2u/seed-0/weights/user_embedding.npy")
+    assert theta.dtype == np.float32
+    assert theta.shape == (80, 8)
+    assert u2u["moved"] == pytest.approx(
+        np.linalg.norm(theta - star) / np.linalg.norm(star), rel=1e-5
+    )
+
+
+def test_a_finished_run_is_shown_not_redone_and_other_settings_keep_it(workspace, capsys):
+    run_main()
+    folder = workspace / "exp_results/ncf/ml-100k/original"
+    before = (folder / "seed-0/weights/user_embedding.npy").stat().st_mtime_ns
+    run_main()
+    assert "is done already" in capsys.readouterr().out
+    assert (folder / "seed-0/weights/user_embedding.npy").stat().st_mtime_ns == before
+    run_main("epochs=2")
+    assert "had other settings; it was kept as seed-0.1" in capsys.readouterr().out
+    assert json.loads((folder / "seed-0.1/summary.json").read_text())["epochs"] == 12
+    assert json.loads((folder / "seed-0/summary.json").read_text())["epochs"] == 2
+
+
+def test_the_same_seed_gives_the_same_bytes_from_the_saved_config_too(workspace):
+    run_main("method=d2d", "unlearn_steps=10", "seed=3")
+    folder = workspace / "exp_results/ncf/ml-100k"
+    path = folder / "d2d/seed-3/weights/user_embedding.npy"
+    first = path.read_bytes()
+    saved = workspace / "saved.json"
+    saved.write_text((folder / "d2d/seed-3/config.json").read_text())
+    for method in ("original", "d2d"):
+        (folder / method).rename(folder / f"{method}-before")
+    assert main.main(["--config", str(saved)]) == 0
+    assert path.read_bytes() == first
+
+
+def test_a_sweep_runs_every_combination_and_closes_with_a_table(workspace, capsys):
+    run_main('method=["original", "d2d"]', "seed=[0, 1]", "epochs=2", "unlearn_steps=5")
+    table = capsys.readouterr().out.split("seconds\n")[-1]
+    assert [line.split()[0] for line in table.splitlines()] == [
+        f"exp_results/ncf/ml-100k/{method}/seed-{seed}"
+        for method in ("original", "d2d")
+        for seed in (0, 1)
+    ]
+
+
+@pytest.mark.parametrize("attribute", ["age", "occupation"])
+def test_attributes_of_more_than_two_classes(workspace, attribute):
+    run_main(f"attribute={attribute}", "method=d2d", "unlearn_steps=5", "epochs=2")
+    assert attack.main([f"attribute={attribute}", "method=d2d", "shadow_ratio=0.5"]) == 0
+    path = workspace / f"exp_results/ncf/ml-100k/d2d/{attribute}/seed-0/attack.json"
+    result = json.loads(path.read_text())[f"{attribute}/shadow"]
+    assert result["positive_class"] is None
+
+
+def test_selection_on_test_keeps_the_validation_pairs_in_training(workspace):
+    run_main("epochs=1")
+    run_main("epochs=1", "selection=test", "seed=1")
+    folder = workspace / "exp_results/ncf/ml-100k/original"
+    sizes = [
+        json.loads((folder / f"seed-{seed}/summary.json").read_text())["sizes"] for seed in (0, 1)
+    ]
+    assert sizes[1]["train"] == sizes[0]["train"] + 80
+    assert (sizes[0]["validation"], sizes[1]["validation"]) == (80, 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["method=d2d"], "holds no finished run; first: python main.py"),
+        (["method=forget"], 'must be one of "original"'),
+    ],
+)
+def test_attack_without_a_run(workspace, capsys, arguments, says):
+    assert attack.main(arguments) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_attack_refuses_what_is_no_embedding(workspace, capsys):
+    run_main("epochs=1")
+    path = workspace / "exp_results/ncf/ml-100k/original/seed-0/weights/user_embedding.npy"
+    embedding = np.load(path)
+    embedding[3, 2] = np.nan
+    for content, says in (
+        (embedding, "row 3 has a value that is not finite"),
+        (embedding[:5] * 0, "describes 80 users, but the embedding has"),
+        (np.array([{}], dtype=object), "is not a NumPy array file"),
+        (np.zeros(3), "must hold a float array"),
+    ):
+        np.save(path, np.nan_to_num(content) if "describes" in says else content, allow_pickle=True)
+        assert attack.main([]) == 2
+        assert says in capsys.readouterr().err
+
+
+def test_an_attribute_that_the_users_do_not_have(workspace, capsys):
+    assert main.main([*QUICK, "attribute=religion"]) == 2
+    assert "it has: gender, age, occupation" in capsys.readouterr().err
+
+
+def test_labels_are_numbered_by_name(workspace):
+    run_main("epochs=1")
+    folder = workspace / "data/datasets/ml-100k/preprocess"
+    attribute = load_attribute(folder, "gender")
+    assert attribute.classes == ("F", "M")
+    assert attribute.labels[:4].tolist() == [1, 1, 0, 1]  # user 3 of the raw file is a woman

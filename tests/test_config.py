@@ -1,0 +1,157 @@
+"""The door: published files work unedited, whatever is wrong is said in one line."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+import attack
+import main
+from utils.config import AttackConfig, ExperimentConfig, Group, describe, identity, load_configs
+from utils.errors import UserError
+
+PUBLISHED = {
+    "target_model": "final_model.pth",
+    "method": "original",
+    "model": "ncf",
+    "lr": 0.001,
+    "batch_size": 256,
+    "epochs": 25,
+    "dataset_path": "data/datasets/",
+    "dataset": "ml-100k",
+    "num_ng": 4,
+    "test_num_ng": 99,
+    "device": "cuda:0",
+    "au_trade_off": 1e-6,
+    "retrain_trade_off": 1,
+}
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+
+
+def load(cls, path, *overrides):
+    return load_configs(cls, path, overrides, {"method": ["original", "u2u"], "model": ["ncf"]})
+
+
+def test_the_published_file_is_shipped_and_holds_the_defaults():
+    assert json.loads((CONFIGS / "exp_config.json").read_text()) == PUBLISHED
+    assert load(ExperimentConfig, CONFIGS / "exp_config.json") == [ExperimentConfig()]
+    attack_keys = json.loads((CONFIGS / "attack_config.json").read_text())
+    names = "attack target_model method model dataset_path dataset device"
+    assert list(attack_keys) == names.split()
+    assert load(AttackConfig, CONFIGS / "attack_config.json") == [AttackConfig()]
+
+
+def test_overrides_and_sweeps(tmp_path):
+    path = tmp_path / "c.json"
+    path.write_text('{"seed": [0, 1], "method": ["original", "u2u"], "epochs": 3}')
+    configs = load(ExperimentConfig, path, "epochs=4", "selection=last", "au_trade_off=0")
+    assert [(c.seed, c.method) for c in configs] == [
+        (0, "original"),
+        (0, "u2u"),
+        (1, "original"),
+        (1, "u2u"),
+    ]
+    assert {(c.epochs, c.selection, c.au_trade_off) for c in configs} == {(4, "last", 0.0)}
+    assert isinstance(configs[0].au_trade_off, float)
+
+
+def test_a_saved_config_is_a_config(tmp_path):
+    config = ExperimentConfig(method="u2u", embedding_size=8, lr=0.01)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(dataclasses.asdict(config)))
+    assert load(ExperimentConfig, path) == [config]
+
+
+def test_identity_takes_the_keys_of_its_groups_only():
+    keys = identity(ExperimentConfig(), [Group.POST_TRAINING])
+    assert "au_trade_off" in keys
+    assert not keys.keys() & {"lr", "device", "method", "threads"}
+
+
+def test_help_explains_every_key(capsys):
+    for cls, command in ((ExperimentConfig, main.main), (AttackConfig, attack.main)):
+        with pytest.raises(SystemExit) as end:
+            command(["--help"])
+        shown = capsys.readouterr().out
+        assert end.value.code == 0
+        text = describe(cls, {})
+        for field in dataclasses.fields(cls):
+            assert f"  {field.name} = " in shown
+            explanation = text.split(f"  {field.name} = ")[1].splitlines()[1]
+            assert len(explanation.strip()) > 10
+
+
+BROKEN_FILES = {
+    "": "line 1",
+    "{": "line 1, column 2",
+    '{"epochs": 3,\n}': "line 2, column 1",
+    '{"epochs": 3\n "lr": 1}': "line 2",
+    "[]": "one JSON object",
+    '{"epochs": 3, "epochs": 4}': '"epochs" is given more than once',
+    '{"epoch": 3}': 'unknown key "epoch"; did you mean "epochs"?',
+    '{"epochs": 0}': '"epochs" must be a whole number at least 1, got 0',
+    '{"epochs": 2.5}': '"epochs" must be a whole number at least 1, got 2.5',
+    '{"epochs": "3"}': 'got "3"',
+    '{"epochs": true}': "got true",
+    '{"epochs": null}': "got null",
+    '{"epochs": [1, 2]}': "got [1, 2]",
+    '{"lr": -0.1}': '"lr" must be a number above 0 and at most 10',
+    '{"lr": NaN}': "got NaN",
+    '{"lr": Infinity}': "got Infinity",
+    '{"method": "u2"}': 'must be one of "original", "u2u", "d2d"',
+    '{"method": []}': "empty list",
+    '{"method": [["u2u"]]}': "must be one of",
+    '{"model": {}}': "must be one of",
+    '{"device": "cuda:x"}': '"cpu" or "cuda:0"',
+    '{"dataset": "../secrets"}': '"dataset" must be a plain name',
+    '{"attribute": ["gender", 3]}': "plain name",
+    '{"seed": -1}': "at least 0",
+    '{"selection": "best"}': '"validation", "test", "last"',
+    '{"embedding_size": 0}': "or null",
+    '{"target_model": "../x.pth"}': "plain name",
+}
+
+
+@pytest.mark.parametrize("content", BROKEN_FILES)
+def test_broken_files_are_refused_in_one_line(content, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.json").write_text(content)
+    assert main.main(["--config", "c.json"]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("error: c.json")
+    assert shown.err.count("\n") == 1
+    assert BROKEN_FILES[content] in shown.err
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "c.json"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--config", "nowhere.json"], "nowhere.json does not exist"),
+        (["--config", "."], "is a folder"),
+        (["epochs"], "not of the form key=value"),
+        (["epochs=0"], "command line"),
+        (["seeds=1"], 'did you mean "seed"?'),
+    ],
+)
+def test_broken_arguments(arguments, says, workspace, capsys):
+    assert main.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1
+
+
+def test_not_utf8_and_byte_order_mark(tmp_path):
+    path = tmp_path / "c.json"
+    path.write_bytes(b'\xef\xbb\xbf{"epochs": 3}')
+    assert load(ExperimentConfig, path)[0].epochs == 3
+    path.write_bytes(b'{"dataset": "\xff"}')
+    with pytest.raises(UserError, match="not UTF-8"):
+        load(ExperimentConfig, path)
+
+
+def test_attackers_are_a_list_not_a_sweep(workspace, capsys):
+    assert attack.main(['attackers=["mlp", "knn"]']) == 2
+    assert 'one or a list of "mlp", "xgb"' in capsys.readouterr().err

@@ -1,0 +1,34 @@
+"""Imports point one way: data <- models <- methods <- the commands; utils imports none of them."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[1]
+MAY_IMPORT = {
+    "utils": {"utils"},
+    "data": {"data", "utils"},
+    "models": {"models", "data", "utils"},
+    "methods": {"methods", "models", "data", "utils"},
+}
+ROOMS = {"data", "models", "methods", "utils", "main", "attack", "tests", "benchmarks"}
+
+
+def imported(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text())
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add((node.module or "").split(".")[0])
+    return names & ROOMS
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_imports_point_one_way(room):
+    files = [path for path in (PROJECT / room).rglob("*.py") if "datasets" not in path.parts]
+    assert files
+    for path in files:
+        assert imported(path) <= MAY_IMPORT[room], path
