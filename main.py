@@ -5,7 +5,6 @@ python main.py [--config FILE] [key=value ...]; configs/exp_config.json says wha
 
 import logging
 import sys
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,21 +13,17 @@ import torch
 
 from data.dataset import Attribute, Dataset, load_attribute, load_dataset
 from data.prepare import PrepareSettings, prepared_folder
-from data.sampling import NegativeSampler
 from methods import METHODS
-from methods.regularizers import frobenius, ranking
-from methods.unlearning import Objective, Unlearned, unlearn
-from models import MODELS, Recommender, build_model, top_items
+from methods.stages import train_recommender, unlearn_embedding
+from models import MODELS
 from utils.cli import command
-from utils.config import Choices, ExperimentConfig
+from utils.config import Choices, ExperimentConfig, Group
 from utils.files import write_json_lines
 from utils.logs import log_file
 from utils.metrics import evaluate
 from utils.report import describe_run, sweep_table
-from utils.runs import RunFolder, load_weights, run_path, save_embedding, save_weights
+from utils.runs import RunFolder, run_path, save_embedding, save_weights
 from utils.runtime import environment, peak_memory_mb, resolve_device
-from utils.seeds import torch_generator
-from utils.training import Trained, TrainingSettings, train
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +38,8 @@ def run(config: ExperimentConfig, asked: bool = True) -> dict[str, Any]:
     method = METHODS[config.method]
     device = resolve_device(config.device)
     dataset, attribute = load_data(config, device)
-    folder = RunFolder.of(config, method.groups, {"data": dataset.checksum})
+    checksums = {"data": dataset.checksum} | ({"labels": attribute.checksum} if attribute else {})
+    folder = RunFolder.of(config, method.groups, checksums)
     if summary := folder.finished():
         if asked:
             log.info("%s is done already; here is what came out.", folder.path)
@@ -57,97 +53,40 @@ def run(config: ExperimentConfig, asked: bool = True) -> dict[str, Any]:
         log.info("%s of %s on %s, seed %d", method.title, config.model, config.dataset, config.seed)
         if not asked:
             log.info("(trained first, since the method starts from it)")
+        labels = torch.from_numpy(attribute.labels).to(device) if attribute else None
         if method.distinguishability:
-            model, unlearned = unlearn_embedding(
-                config, dataset, attribute, method.distinguishability
-            )
+            model, unlearned = unlearn_embedding(config, dataset, labels)
             write_json_lines(folder.path / "metrics.jsonl", unlearned.history)
             outcome = unlearned.summary() | {"original": original["test"]}
         else:
-            model, trained = train_recommender(config, dataset, folder)
+            model, trained = train_recommender(config, dataset, labels, folder)
             outcome = trained.summary()
-        embedding = model.user_embedding.detach().cpu().numpy()
         save_weights(folder.weights_path(config.target_model), model.state_dict())
+        embedding = model.user_embedding.detach().cpu().numpy()
+        checksums["user_embedding"] = save_embedding(folder.embedding_path, embedding)
         summary = {
             "config": asdict(config),
-            "attribute": {"name": attribute.name, "users": attribute.counts()},
             "sizes": dataset.sizes(),
-            "test": evaluate(model.score, dataset.test),
+            "users_of_class": attribute.counts() if attribute else None,
+            "test": evaluate(model.scorer(), dataset.test),
             **outcome,
             "peak_memory_mb": peak_memory_mb(),
             "environment": environment(device),
-            "checksums": {
-                "data": dataset.checksum,
-                "user_embedding": save_embedding(folder.embedding_path, embedding),
-            },
+            "checksums": checksums,
         }
         folder.finish(summary)
         describe_run(summary, folder.path, next_steps=asked)
     return summary
 
 
-def load_data(config: ExperimentConfig, device: torch.device) -> tuple[Dataset, Attribute]:
-    """Fetch and prepare the data if need be, then read it onto the device."""
+def load_data(config: ExperimentConfig, device: torch.device) -> tuple[Dataset, Attribute | None]:
+    """Fetch and prepare the data if need be, then read it; the attribute if the method needs it."""
     settings = PrepareSettings(config.min_interactions, config.test_num_ng, config.split_seed)
     folder = prepared_folder(Path(config.dataset_path), config.dataset, settings)
     dataset = load_dataset(folder, config.dataset, config.selection == "validation")
-    return dataset.to(device), load_attribute(folder, config.attribute)
-
-
-def fresh_model(config: ExperimentConfig, dataset: Dataset) -> Recommender:
-    """The recommender before training; the same on every device."""
-    generator = torch_generator(config.seed, "init", config.model)
-    model = build_model(
-        config.model, dataset.n_users, dataset.n_items, config.embedding_size, generator
-    )
-    return model.to(dataset.train.device)
-
-
-def train_recommender(
-    config: ExperimentConfig, dataset: Dataset, folder: RunFolder
-) -> tuple[Recommender, Trained]:
-    """Train from scratch, or go on from the folder's checkpoint."""
-    model = fresh_model(config, dataset)
-    sampler = NegativeSampler(dataset.train, dataset.n_users, dataset.n_items, config.num_ng)
-    settings = TrainingSettings(
-        config.lr, config.batch_size, config.epochs, config.selection, config.seed
-    )
-    return model, train(
-        model, model.score, sampler, dataset.validation, dataset.test, settings, folder
-    )
-
-
-def unlearn_embedding(
-    config: ExperimentConfig,
-    dataset: Dataset,
-    attribute: Attribute,
-    distinguishability: Callable[[torch.Tensor], Objective],
-) -> tuple[Recommender, Unlearned]:
-    """Load the finished original and edit its user embedding; all else stays as it is."""
-    original = replace(config, method="original")
-    folder = RunFolder.of(original, METHODS["original"].groups, {"data": dataset.checksum})
-    model = fresh_model(config, dataset)
-    load_weights(folder.weights_path(config.target_model), model)
-    theta = model.user_embedding.detach()
-    unlearned = unlearn(
-        theta,
-        torch.from_numpy(attribute.labels).to(theta.device),
-        distinguishability,
-        regularizer(config, model, dataset),
-        config.au_trade_off,
-        config.unlearn_steps,
-        config.unlearn_lr,
-    )
-    theta.copy_(unlearned.embedding)
-    return model, unlearned
-
-
-def regularizer(config: ExperimentConfig, model: Recommender, dataset: Dataset) -> Objective:
-    """l_r of eq. 1, around the model's present state."""
-    if config.regularizer == "frobenius":
-        return frobenius(model.user_embedding.detach().clone())
-    top = top_items(model, dataset.n_users, dataset.n_items, config.ranking_top)
-    return ranking(model.embedding_scorer(top), config.ranking_margin)
+    needed = Group.ATTRIBUTE in METHODS[config.method].groups
+    attribute = load_attribute(folder, config.attribute) if needed else None
+    return dataset.to(device), attribute
 
 
 def run_all(configs: list[ExperimentConfig]) -> None:

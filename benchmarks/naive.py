@@ -40,6 +40,22 @@ def mmd(theta: Tensor, labels: Tensor) -> Tensor:
     return total / len(pairs)
 
 
+def propagate(pairs: Tensor, users: Tensor, items: Tensor, layers: int) -> Tensor:
+    """LightGCN's mean of layers with the dense adjacency; users (n, d) above items (m, d)."""
+    n, m = len(users), len(items)
+    adjacency = torch.zeros(n + m, n + m, dtype=users.dtype)
+    adjacency[pairs[:, 0], n + pairs[:, 1]] = 1
+    adjacency = adjacency + adjacency.T
+    scale = adjacency.sum(1).clamp(min=1).rsqrt()
+    adjacency = scale[:, None] * adjacency * scale
+    layer = torch.cat([users, items])
+    outputs = [layer]
+    for _ in range(layers):
+        layer = adjacency @ layer
+        outputs.append(layer)
+    return torch.stack(outputs).mean(0)
+
+
 def hit_and_ndcg(scores: list[float], k: int) -> tuple[float, float]:
     """HR@k and NDCG@k of one user (positive first), averaged over every order of the ties."""
     above = sum(score > scores[0] for score in scores[1:])

@@ -37,6 +37,11 @@ class Attribute:
         labels = np.array([numbers.get(value, UNKNOWN) for value in values], dtype=np.int64)
         return cls(name, classes, labels)
 
+    @property
+    def checksum(self) -> str:
+        """SHA-256 of classes and labels."""
+        return hashlib.sha256(repr(self.classes).encode() + self.labels.tobytes()).hexdigest()
+
     def counts(self) -> dict[str, int]:
         """Users of each class, and of unknown class if there are any."""
         numbers = {c: int((self.labels == n).sum()) for n, c in enumerate(self.classes)}
@@ -55,6 +60,7 @@ class Dataset:
         validation: the second most recent interactions, or None where nothing is held out.
         test: the most recent interactions.
         checksum: SHA-256 of the files that this was read from.
+        graph_path: where the interaction graph of `train` is cached.
     """
 
     name: str
@@ -64,6 +70,7 @@ class Dataset:
     validation: Candidates | None
     test: Candidates
     checksum: str
+    graph_path: Path
 
     def to(self, device: torch.device) -> "Dataset":
         """The same dataset on `device`."""
@@ -125,6 +132,8 @@ def load_dataset(folder: Path, name: str, hold_out_validation: bool) -> Dataset:
         validation=validation,
         test=test,
         checksum=digest.hexdigest(),
+        graph_path=folder
+        / ("s_pre_adj_mat.npz" if validation is None else "s_pre_adj_mat.held_out.npz"),
     )
 
 

@@ -8,12 +8,20 @@ from torch import Tensor
 from utils.errors import UserError
 
 
-class Batches(NamedTuple):
-    """One epoch, shuffled: parallel tensors of length n_train * (1 + num_ng)."""
+class Examples(NamedTuple):
+    """One epoch of single examples, shuffled: each tensor (n_train * (1 + num_ng),)."""
 
     users: Tensor
     items: Tensor
     labels: Tensor
+
+
+class Comparisons(NamedTuple):
+    """One epoch of comparisons, shuffled: each tensor (n_train * num_ng,)."""
+
+    users: Tensor
+    positives: Tensor
+    negatives: Tensor
 
 
 class NegativeSampler:
@@ -43,35 +51,44 @@ class NegativeSampler:
                 "no negative can be drawn; lower min_interactions or add items to the data"
             )
 
-    @property
-    def examples(self) -> int:
-        """Examples in an epoch, negatives included."""
-        return len(self.users) * (1 + self.num_ng)
-
     def _is_positive(self, users: Tensor, items: Tensor) -> Tensor:
         keys = users * self.n_items + items
         at = torch.searchsorted(self.keys, keys).clamp_max_(len(self.keys) - 1)
         return self.keys[at] == keys
 
-    def epoch(self, generator: torch.Generator) -> Batches:
-        """All examples of one epoch in random order; `generator` lives on the pairs' device."""
-        device = self.users.device
+    def _negatives(self, users: Tensor, generator: torch.Generator) -> Tensor:
+        """An item for each of `users` (n,): drawn uniformly, redrawn while it is a positive."""
 
         def draw(count: int) -> Tensor:
-            return torch.randint(self.n_items, (count,), generator=generator, device=device)
+            return torch.randint(self.n_items, (count,), generator=generator, device=users.device)
 
-        users = self.users.repeat_interleave(self.num_ng)
         negatives = draw(len(users))
-        pending = torch.arange(len(users), device=device)
+        pending = torch.arange(len(users), device=users.device)
         while len(pending):
             clash = self._is_positive(users[pending], negatives[pending])
             pending = pending[clash]
             negatives[pending] = draw(len(pending))
-        order = torch.randperm(self.examples, generator=generator, device=device)
-        labels = torch.zeros(self.examples, device=device)
+        return negatives
+
+    def examples(self, generator: torch.Generator) -> Examples:
+        """Positives and negatives of one epoch; `generator` lives on the pairs' device."""
+        device = self.users.device
+        users = self.users.repeat_interleave(self.num_ng)
+        negatives = self._negatives(users, generator)
+        count = len(self.users) + len(users)
+        order = torch.randperm(count, generator=generator, device=device)
+        labels = torch.zeros(count, device=device)
         labels[: len(self.users)] = 1
-        return Batches(
+        return Examples(
             torch.cat([self.users, users])[order],
             torch.cat([self.items, negatives])[order],
             labels[order],
         )
+
+    def comparisons(self, generator: torch.Generator) -> Comparisons:
+        """Each positive beside `num_ng` negatives of its user, in random order."""
+        users = self.users.repeat_interleave(self.num_ng)
+        positives = self.items.repeat_interleave(self.num_ng)
+        negatives = self._negatives(users, generator)
+        order = torch.randperm(len(users), generator=generator, device=users.device)
+        return Comparisons(users[order], positives[order], negatives[order])

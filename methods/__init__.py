@@ -1,18 +1,36 @@
-"""The papers' methods, by their names in the configs."""
+"""The papers' five methods, by their names in the configs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from methods import d2d, u2u
+from methods.adv import AdversaryPenalty
+from methods.retrain import MMDPenalty
 from methods.unlearning import Objective
-from utils.config import Group
+from utils.config import ExperimentConfig, Group
 
 __all__ = ["METHODS", "Method"]
 
-_TRAINING = frozenset({Group.DATA, Group.TRAINING})
-_POST_TRAINING = _TRAINING | {Group.ATTRIBUTE, Group.POST_TRAINING}
+Distinguishability = Callable[[Tensor], Objective]
+"""Known users' labels -> l_u of eq. 1."""
+
+PenaltyFactory = Callable[[ExperimentConfig, Tensor, int, torch.Generator], nn.Module]
+"""Config, labels, embedding size, generator -> what is added to the training loss."""
+
+
+def _retrain(
+    config: ExperimentConfig, labels: Tensor, embedding_size: int, generator: torch.Generator
+) -> nn.Module:
+    return MMDPenalty(labels, config.retrain_trade_off, config.retrain_interval)
+
+
+def _adv(
+    config: ExperimentConfig, labels: Tensor, embedding_size: int, generator: torch.Generator
+) -> nn.Module:
+    return AdversaryPenalty(labels, embedding_size, config.adv_width, config.adv_scale, generator)
 
 
 @dataclass(frozen=True)
@@ -22,16 +40,23 @@ class Method:
     Attributes:
         title: the papers' name, for tables.
         groups: config keys that its result depends on.
-        distinguishability: for a post-training method, gives l_u of eq. 1 for known labels.
+        distinguishability: of a post-training method.
+        penalty: of an in-training method.
     """
 
     title: str
     groups: frozenset[Group]
-    distinguishability: Callable[[Tensor], Objective] | None = None
+    distinguishability: Distinguishability | None = None
+    penalty: PenaltyFactory | None = None
 
+
+_TRAINING = frozenset({Group.DATA, Group.TRAINING})
+_POST_TRAINING = _TRAINING | {Group.ATTRIBUTE, Group.POST_TRAINING}
 
 METHODS: dict[str, Method] = {
     "original": Method("Original", _TRAINING),
-    "u2u": Method("U2U-R", _POST_TRAINING, u2u.distinguishability),
-    "d2d": Method("D2D-R", _POST_TRAINING, d2d.distinguishability),
+    "u2u": Method("U2U-R", _POST_TRAINING, distinguishability=u2u.distinguishability),
+    "d2d": Method("D2D-R", _POST_TRAINING, distinguishability=d2d.distinguishability),
+    "retrain": Method("Retrain", _TRAINING | {Group.ATTRIBUTE, Group.RETRAIN}, penalty=_retrain),
+    "adv": Method("Adv-InT", _TRAINING | {Group.ATTRIBUTE, Group.ADV}, penalty=_adv),
 }

@@ -5,6 +5,9 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+Scorer = Callable[[Tensor, Tensor], Tensor]
+"""Maps users (n, 1) and items (n, m) to their logits (n, m), without gradients."""
+
 EmbeddingScorer = Callable[[Tensor], Tensor]
 """Maps a user embedding (n_users, d) to scores (n_users, k) of items fixed beforehand."""
 
@@ -13,7 +16,12 @@ class Recommender(nn.Module, ABC):
     """A collaborative-filtering model with a user embedding.
 
     Calling it gives training logits: ``model(users, items)``, both (batch,), -> (batch,).
+
+    Attributes:
+        default_embedding_size: d unless the config says otherwise.
     """
+
+    default_embedding_size: int
 
     @property
     @abstractmethod
@@ -23,8 +31,8 @@ class Recommender(nn.Module, ABC):
         """
 
     @abstractmethod
-    def score(self, users: Tensor, items: Tensor) -> Tensor:
-        """Logits for evaluation, without gradients: users (n, 1), items (n, m) -> (n, m)."""
+    def scorer(self) -> Scorer:
+        """Scoring as the model is now; what belongs to no single pair is computed here, once."""
 
     @abstractmethod
     def embedding_scorer(self, items: Tensor) -> EmbeddingScorer:

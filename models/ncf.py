@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from models.base import EmbeddingScorer, Recommender
+from models.base import EmbeddingScorer, Recommender, Scorer
 
 
 class NCF(Recommender):
@@ -47,9 +47,7 @@ class NCF(Recommender):
                 nn.init.xavier_uniform_(weights, generator=generator)
             else:
                 nn.init.zeros_(weights)
-        nn.init.kaiming_uniform_(
-            self.output.weight, a=1, nonlinearity="sigmoid", generator=generator
-        )
+        nn.init.kaiming_uniform_(self.output.weight, a=1, generator=generator)
         nn.init.zeros_(self.output.bias)
 
     @property
@@ -68,10 +66,14 @@ class NCF(Recommender):
         return self.output(torch.cat([factors, hidden], dim=-1)).squeeze(-1)
 
     @torch.no_grad()
-    def score(self, users: Tensor, items: Tensor) -> Tensor:
-        w = self.output.weight[0, : self.gmf_user.shape[1]]
-        factors = (self.gmf_user[users] * w * self.gmf_item[items]).sum(-1)
-        return factors + self._perceptron_score(users, items)
+    def scorer(self) -> Scorer:
+        weighted = self.gmf_user * self.output.weight[0, : self.gmf_user.shape[1]]
+        factors, perceptron = self.gmf_item.detach().clone(), self._perceptron_scorer()
+
+        def scores(users: Tensor, items: Tensor) -> Tensor:
+            return (weighted[users] * factors[items]).sum(-1) + perceptron(users, items)
+
+        return scores
 
     @torch.no_grad()
     def embedding_scorer(self, items: Tensor) -> EmbeddingScorer:
@@ -79,11 +81,11 @@ class NCF(Recommender):
         w = self.output.weight[0, : self.gmf_user.shape[1]]
         slope = w * self.gmf_item[items]  # (n_users, k, K)
         users = torch.arange(len(items), device=items.device)[:, None]
-        offset = self._perceptron_score(users, items)
+        offset = self._perceptron_scorer()(users, items)
         return lambda embedding: torch.einsum("nkd,nd->nk", slope, embedding) + offset
 
-    def _perceptron_score(self, users: Tensor, items: Tensor) -> Tensor:
-        """The perceptron's part of the score and the output's bias; users (n, 1), items (n, m).
+    def _perceptron_scorer(self) -> Scorer:
+        """The perceptron's part of the score, with the output's bias.
 
         The first layer is linear in [p' ; q'], so its halves are taken once a user and once an
         item instead of once a pair.
@@ -92,8 +94,13 @@ class NCF(Recommender):
         width = self.mlp_user.shape[1]
         user_half = self.mlp_user @ first.weight[:, :width].T  # (n_users, 4K)
         item_half = self.mlp_item @ first.weight[:, width:].T + first.bias
-        hidden = torch.relu(user_half[users] + item_half[items])
-        for layer in others:
-            hidden = torch.relu(layer(hidden))
         w = self.output.weight[0, self.gmf_user.shape[1] :]
-        return hidden @ w + self.output.bias
+
+        @torch.no_grad()
+        def scores(users: Tensor, items: Tensor) -> Tensor:
+            hidden = torch.relu(user_half[users] + item_half[items])
+            for layer in others:
+                hidden = torch.relu(layer(hidden))
+            return hidden @ w + self.output.bias
+
+        return scores

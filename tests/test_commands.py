@@ -12,6 +12,8 @@ import pytest
 import attack
 import main
 from data.dataset import load_attribute
+from methods import METHODS
+from models import MODELS
 from utils.runs import load_embedding
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -82,7 +84,7 @@ def test_summary_tells_what_happened(workspace):
     assert original["sizes"]["users"] == original["sizes"]["test"] == 80
     assert original["config"]["epochs"] == original["epochs"] == 12
     assert u2u["original"] == original["test"]
-    assert u2u["attribute"]["users"] == {"F": 26, "M": 54}
+    assert u2u["users_of_class"] == {"F": 26, "M": 54}
     assert u2u["environment"]["device"] == "cpu"
     star = load_embedding(folder / "original/seed-0/weights/user_embedding.npy")
     theta = load_embedding(folder / "u2u/seed-0/weights/user_embedding.npy")
@@ -127,6 +129,32 @@ def test_a_sweep_runs_every_combination_and_closes_with_a_table(workspace, capsy
         for method in ("original", "d2d")
         for seed in (0, 1)
     ]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_method_runs_on_every_model_from_json_alone(workspace, model, capsys):
+    names = list(METHODS)
+    config = {"method": names, "model": model, "epochs": 2, "unlearn_steps": 5, "threads": 1}
+    config |= {"attribute": "occupation", "embedding_size": 8}
+    (workspace / "all.json").write_text(json.dumps(config))
+    assert main.main(["--config", "all.json"]) == 0
+    (workspace / "attack.json").write_text(
+        json.dumps({"method": names, "model": model, "attribute": "occupation", "draws": 1})
+    )
+    assert attack.main(["--config", "attack.json", "shadow_ratio=0.5"]) == 0
+    embeddings = {}
+    for path in (workspace / "exp_results" / model / "ml-100k").rglob("user_embedding.npy"):
+        name = path.relative_to(workspace / "exp_results" / model / "ml-100k").parts[0]
+        embeddings[name] = load_embedding(path)
+        assert embeddings[name].shape == (80, 8)
+        assert (path.parents[1] / "attack.json").exists()
+    assert sorted(embeddings) == sorted(names)
+    assert len({embedding.tobytes() for embedding in embeddings.values()}) == len(names)
+
+
+def test_lgcn_is_another_name_of_lgn(workspace):
+    run_main("model=lgcn", "epochs=1")
+    assert (workspace / "exp_results/lgn/ml-100k/original/seed-0/summary.json").exists()
 
 
 @pytest.mark.parametrize("attribute", ["age", "occupation"])
@@ -178,7 +206,7 @@ def test_attack_refuses_what_is_no_embedding(workspace, capsys):
 
 
 def test_an_attribute_that_the_users_do_not_have(workspace, capsys):
-    assert main.main([*QUICK, "attribute=religion"]) == 2
+    assert main.main([*QUICK, "method=d2d", "attribute=religion"]) == 2
     assert "it has: gender, age, occupation" in capsys.readouterr().err
 
 

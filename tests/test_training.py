@@ -5,19 +5,22 @@ import json
 import pytest
 import torch
 
+from data.adjacency import normalised_adjacency, to_torch
 from data.sampling import NegativeSampler
 from models import MODELS, build_model, top_items
 from utils.errors import UserError
 from utils.metrics import Candidates, evaluate
 from utils.runs import RunFolder
 from utils.seeds import derive, torch_generator
-from utils.training import TrainingSettings, train
+from utils.training import LOSSES, TrainingSettings, train
 
 N_USERS, N_ITEMS = 20, 40
 
 
 def model_of(name="ncf", seed=0, size=4):
-    return build_model(name, N_USERS, N_ITEMS, size, torch_generator(seed, "init"))
+    pairs = checkerboard()[0].numpy()
+    graph = to_torch(normalised_adjacency(pairs, N_USERS, N_ITEMS))
+    return build_model(name, N_USERS, N_ITEMS, size, torch_generator(seed, "init"), lambda: graph)
 
 
 def checkerboard():
@@ -45,15 +48,17 @@ def interrupted(function, calls):
     return call
 
 
-def run(folder, epochs=15, selection="validation", seed=0, interrupt_after=None):
+def run(
+    folder, epochs=15, selection="validation", seed=0, interrupt_after=None, name="ncf", loss="bce"
+):
     pairs, candidates = checkerboard()
-    model = model_of(seed=seed)
+    model = model_of(name, seed=seed)
     sampler = NegativeSampler(pairs, N_USERS, N_ITEMS, num_ng=2)
     if interrupt_after:
-        sampler.epoch = interrupted(sampler.epoch, interrupt_after)
-    settings = TrainingSettings(0.01, 64, epochs, selection, seed)
+        sampler.examples = interrupted(sampler.examples, interrupt_after)
+    settings = TrainingSettings(0.01, 64, epochs, loss, selection, seed)
     validation = candidates if selection == "validation" else None
-    return model, train(model, model.score, sampler, validation, candidates, settings, folder)
+    return model, train(model, sampler, validation, candidates, settings, folder)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -65,21 +70,21 @@ def test_score_and_scorer_agree_with_the_training_forward(name):
     items = torch.stack([torch.randperm(N_ITEMS)[:7] for _ in range(N_USERS)])
     users = torch.arange(N_USERS)[:, None].expand(-1, 7)
     expected = model(users.reshape(-1), items.reshape(-1)).reshape(N_USERS, 7).detach()
-    torch.testing.assert_close(model.score(users[:, :1], items), expected)
+    torch.testing.assert_close(model.scorer()(users[:, :1], items), expected)
     scorer = model.embedding_scorer(items)
     torch.testing.assert_close(scorer(model.user_embedding.detach()), expected)
     # after a change of the user embedding too
     changed = model.user_embedding.detach() + 0.5
     with torch.no_grad():
         model.user_embedding.add_(0.5)
-    torch.testing.assert_close(scorer(changed), model.score(users[:, :1], items))
+    torch.testing.assert_close(scorer(changed), model.scorer()(users[:, :1], items))
     assert not torch.allclose(scorer(changed), expected)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_top_items_are_the_best_of_all(name):
     model = model_of(name)
-    everything = model.score(
+    everything = model.scorer()(
         torch.arange(N_USERS)[:, None], torch.arange(N_ITEMS).expand(N_USERS, -1)
     )
     expected = everything.topk(5).indices
@@ -89,8 +94,12 @@ def test_top_items_are_the_best_of_all(name):
     )
 
 
+def no_graph():
+    raise AssertionError("NCF needs no graph")
+
+
 def test_ncf_is_initialised_as_published():
-    model = build_model("ncf", 400, 500, None, torch_generator(0))
+    model = build_model("ncf", 400, 500, None, torch_generator(0), no_graph)
     shapes = [tuple(t.shape) for t in (model.gmf_user, model.gmf_item, model.mlp_user)]
     assert shapes == [(400, 32), (500, 32), (400, 128)]
     assert [tuple(layer.weight.shape) for layer in model.layers] == [
@@ -105,11 +114,13 @@ def test_ncf_is_initialised_as_published():
     assert not model.output.bias.any()
 
 
-def test_training_learns_the_checkerboard(tmp_path):
-    model, trained = run(RunFolder(tmp_path, "key"))
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("name", MODELS)
+def test_training_learns_the_checkerboard(tmp_path, name, loss):
+    model, trained = run(RunFolder(tmp_path, "key"), name=name, loss=loss)
     _, candidates = checkerboard()
-    assert evaluate(model_of().score, candidates)["HR@5"] < 0.7
-    assert evaluate(model.score, candidates)["HR@5"] == 1
+    assert evaluate(model_of("ncf").scorer(), candidates)["HR@5"] < 0.7
+    assert evaluate(model.scorer(), candidates)["HR@5"] == 1
     assert trained.history[-1]["loss"] < trained.history[0]["loss"] / 2
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == list(range(1, 16))
@@ -120,7 +131,7 @@ def test_the_chosen_epoch_has_the_best_validation_and_its_weights_are_kept(tmp_p
     values = [record["validation"]["HR@10"] for record in trained.history]
     assert trained.epoch == values.index(max(values)) + 1
     _, candidates = checkerboard()
-    assert evaluate(model.score, candidates) == trained.history[trained.epoch - 1]["validation"]
+    assert evaluate(model.scorer(), candidates) == trained.history[trained.epoch - 1]["validation"]
     assert run(RunFolder(tmp_path / "last", "key"), 3, "last")[1].epoch == 3
 
 
@@ -128,9 +139,9 @@ def test_one_step_by_hand(tmp_path):
     pairs, candidates = checkerboard()
     model, by_hand = model_of(), model_of()
     sampler = NegativeSampler(pairs, N_USERS, N_ITEMS, num_ng=1)
-    settings = TrainingSettings(0.01, sampler.examples, 1, "last", 0)
-    train(model, model.score, sampler, None, candidates, settings, RunFolder(tmp_path, "key"))
-    users, items, labels = sampler.epoch(torch_generator(0, "train", "epoch", 1))
+    settings = TrainingSettings(0.01, 10_000, 1, "bce", "last", 0)
+    train(model, sampler, None, candidates, settings, RunFolder(tmp_path, "key"))
+    users, items, labels = sampler.examples(torch_generator(0, "train", "epoch", 1))
     logits = by_hand(users, items)
     chances = torch.sigmoid(logits)
     loss = -(labels * chances.log() + (1 - labels) * (1 - chances).log()).mean()
@@ -169,9 +180,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     with torch.no_grad():
         model.output.bias.fill_(float("inf"))
     sampler = NegativeSampler(pairs, N_USERS, N_ITEMS, num_ng=1)
-    settings = TrainingSettings(0.01, 64, 2, "last", 0)
+    settings = TrainingSettings(0.01, 64, 2, "bce", "last", 0)
     with pytest.raises(UserError, match="epoch 1: the mean training loss is"):
-        train(model, model.score, sampler, None, candidates, settings, RunFolder(tmp_path, "k"))
+        train(model, sampler, None, candidates, settings, RunFolder(tmp_path, "k"))
 
 
 def test_seeds_are_derived_by_name():

@@ -34,6 +34,7 @@ class Group(Enum):
     ATTRIBUTE = "which attribute is hidden"
     POST_TRAINING = "u2u and d2d"
     RETRAIN = "retrain"
+    ADV = "adv"
     ATTACK = "the attack"
 
 
@@ -47,6 +48,7 @@ def key(
     high: float | None = None,
     pattern: str | None = None,
     sweep: bool = False,
+    aliases: Mapping[str, str] | None = None,
 ) -> Any:
     """A config key: bounds are inclusive (`low`, `high`) or exclusive (`above`); `sweep` keys
     may be lists in JSON, every combination of which is a run.
@@ -59,6 +61,7 @@ def key(
         high=high,
         pattern=pattern,
         sweep=sweep,
+        aliases=aliases or {},
     )
     return dataclasses.field(default=default, metadata=rules)
 
@@ -75,8 +78,8 @@ class ExperimentConfig:
     """File name of the trained model's weights in a run folder."""
     method: str = key("original", Group.PLACE, sweep=True)
     """What is done about the attribute: nothing, after training, or while training."""
-    model: str = key("ncf", Group.TRAINING, sweep=True)
-    """The recommender."""
+    model: str = key("ncf", Group.TRAINING, sweep=True, aliases={"lgcn": "lgn"})
+    """The recommender: neural collaborative filtering or LightGCN ("lgcn" means "lgn")."""
     lr: float = key(0.001, Group.TRAINING, above=0, high=10)
     """Adam's learning rate in training."""
     batch_size: int = key(256, Group.TRAINING, low=1)
@@ -107,7 +110,16 @@ class ExperimentConfig:
     out from training), the best on test (as the artefact does: optimistic, for comparison), or
     the last."""
     embedding_size: int | None = key(None, Group.TRAINING, low=1)
-    """Dimensions of the user embedding; null = the model's own (ncf 32)."""
+    """Dimensions of the user embedding; null = the model's own (ncf 32, lgn 64)."""
+    loss: str = key("bce", Group.TRAINING, choices=("bce", "bpr"))
+    """Recommendation loss: binary cross-entropy on positives and negatives (the artefact), or
+    Bayesian personalised ranking of each positive above its negatives (original LightGCN)."""
+    retrain_interval: int = key(50, Group.RETRAIN, low=1)
+    """Batches from one MMD term of retrain to the next."""
+    adv_scale: float = key(0.5, Group.ADV, low=0, high=1e6)
+    """Scale of adv's gradient-reversal layer."""
+    adv_width: int = key(16, Group.ADV, low=1)
+    """Hidden units of adv's adversary."""
     min_interactions: int = key(5, Group.DATA, low=3)
     """Users and items with fewer interactions are removed, repeatedly."""
     split_seed: int = key(0, Group.DATA, low=0)
@@ -125,6 +137,8 @@ class ExperimentConfig:
     """regularizer "ranking": how many of a user's original top items keep their order."""
     ranking_margin: float = key(0.05, Group.POST_TRAINING, low=0, high=1e12)
     """regularizer "ranking": by how much (in logits) neighbours in that order stay apart."""
+    results_path: str = key("exp_results/", Group.PLACE)
+    """Folder of the run folders."""
     threads: int | None = key(None, Group.PLACE, low=1)
     """CPU threads; null = every core this process may use."""
 
@@ -140,7 +154,7 @@ class AttackConfig:
     embedding beside it."""
     method: str = key("original", Group.PLACE, sweep=True)
     """Whose embedding is attacked."""
-    model: str = key("ncf", Group.PLACE, sweep=True)
+    model: str = key("ncf", Group.PLACE, sweep=True, aliases={"lgcn": "lgn"})
     """The recommender."""
     dataset_path: str = key("data/datasets/", Group.PLACE)
     """Folder that holds a folder a dataset."""
@@ -172,6 +186,8 @@ class AttackConfig:
     """protocol "cv": how many times the balanced users are split in folds."""
     attack_seed: int = key(0, Group.ATTACK, low=0)
     """Seed of the draws and the attackers."""
+    results_path: str = key("exp_results/", Group.PLACE)
+    """Folder of the run folders."""
     threads: int | None = key(None, Group.PLACE, low=1)
     """CPU threads; null = every core this process may use."""
 
@@ -292,6 +308,8 @@ def checked(
         return tuple(dict.fromkeys(names))
     if kind is str:
         pattern = rules["pattern"] or r"(?s:.+)"
+        if isinstance(value, str):
+            value = rules["aliases"].get(value, value)
         if allowed and (not isinstance(value, str) or value not in allowed):
             refuse(f"one of {_listed(allowed)}")
         if not isinstance(value, str) or not re.fullmatch(pattern, value):

@@ -30,8 +30,6 @@ from utils.files import free_name, replace_file, write_json
 
 log = logging.getLogger(__name__)
 
-RESULTS = Path("exp_results")
-
 
 def run_path(config: ExperimentConfig | AttackConfig, groups: Collection[Group]) -> Path:
     """Where a run lives.
@@ -48,7 +46,7 @@ def run_path(config: ExperimentConfig | AttackConfig, groups: Collection[Group])
         parts.append(config.regularizer)
     if Group.POST_TRAINING in groups and config.au_trade_off != default("au_trade_off"):
         parts.append(f"alpha-{config.au_trade_off:g}")
-    return RESULTS.joinpath(*parts, f"seed-{config.seed}")
+    return Path(config.results_path).joinpath(*parts, f"seed-{config.seed}")
 
 
 def default(key: str) -> Any:

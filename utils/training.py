@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,13 +24,56 @@ CRITERION = "HR@10"
 """The validation metric that chooses the epoch, as in the artefact; ties go to the earlier."""
 
 
-class EpochSampler(Protocol):
-    """Where the examples of an epoch come from."""
+class Sampler(Protocol):
+    """Draws an epoch's training data; see data.sampling."""
+
+    def examples(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Users, items and labels (1 or 0)."""
+
+    def comparisons(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Users, positives and negatives."""
+
+
+class Recommender(Protocol):
+    """What the loop needs of a model; see models.base."""
 
     @property
-    def examples(self) -> int: ...
+    def user_embedding(self) -> nn.Parameter: ...
 
-    def epoch(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]: ...
+    def scorer(self) -> Callable[[Tensor, Tensor], Tensor]: ...
+
+    def __call__(self, users: Tensor, items: Tensor) -> Tensor: ...
+
+    def state_dict(self) -> dict[str, Tensor]: ...
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> Any: ...
+
+
+class Penalty(Protocol):
+    """What an in-training method adds to the recommendation loss; an nn.Module."""
+
+    def __call__(self, user_embedding: Tensor, users: Tensor, batch: int) -> Tensor | None:
+        """The term for a batch of users (n,), the `batch`-th of its epoch; None for none."""
+
+
+def bce(model: Recommender, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """Mean binary cross-entropy of the logits of users and items with labels, each (n,)."""
+    users, items, labels = batch
+    return nn.functional.binary_cross_entropy_with_logits(model(users, items), labels)
+
+
+def bpr(model: Recommender, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """Mean of -log sigmoid(s(user, positive) - s(user, negative)) (Rendle et al., UAI 2009)."""
+    users, positives, negatives = batch
+    both = model(users.repeat(2), torch.cat([positives, negatives]))
+    positive, negative = both.chunk(2)
+    return -nn.functional.logsigmoid(positive - negative).mean()
+
+
+LOSSES: dict[str, Callable[[Recommender, tuple[Tensor, Tensor, Tensor]], Tensor]] = {
+    "bce": bce,
+    "bpr": bpr,
+}
 
 
 @dataclass(frozen=True)
@@ -40,6 +83,7 @@ class TrainingSettings:
     lr: float
     batch_size: int
     epochs: int
+    loss: str
     selection: str
     seed: int
 
@@ -70,13 +114,13 @@ class Trained:
 
 
 def train(
-    model: nn.Module,
-    score: Callable[[Tensor, Tensor], Tensor],
-    sampler: EpochSampler,
+    model: Recommender,
+    sampler: Sampler,
     validation: Candidates | None,
     test: Candidates,
     settings: TrainingSettings,
     folder: RunFolder,
+    penalty: nn.Module | None = None,
 ) -> Trained:
     """Train `model` in place and leave the chosen epoch's weights in it.
 
@@ -87,39 +131,36 @@ def train(
     `settings.selection` is "test".
 
     Args:
-        model: its call gives logits (batch,) for users and items (batch,).
-        score: logits for evaluation, users (n, 1), items (n, m) -> (n, m).
-        sampler: gives the examples of an epoch, on the model's device.
+        model: what to train.
+        sampler: draws an epoch's data, on the model's device.
         validation, test: candidates to rank, on the model's device.
         settings: see there.
         folder: gets metrics.jsonl and the checkpoint, and is resumed from.
+        penalty: a `Penalty` whose parameters are trained with the model's.
 
     Raises:
         UserError: the loss of an epoch is not finite.
     """
-    device = next(model.parameters()).device
-    optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr, fused=True)
+    device = model.user_embedding.device
+    trained = nn.ModuleList([cast(nn.Module, model), penalty or nn.Module()])
+    optimizer = torch.optim.Adam(trained.parameters(), lr=settings.lr, fused=True)
     history: list[dict[str, Any]] = []
     best: dict[str, Any] = {"epoch": 0, "value": -math.inf, "state": {}}
-    saved = _load_checkpoint(folder, device)
-    if saved:
-        model.load_state_dict(saved["model"])
+    if saved := _load_checkpoint(folder, device):
+        trained.load_state_dict(saved["trained"])
         optimizer.load_state_dict(saved["optimizer"])
         history, best = json.loads(saved["history"]), saved["best"]
         log.info("Resuming after epoch %d of %d", len(history), settings.epochs)
-    steps = math.ceil(sampler.examples / settings.batch_size)
-    bar = tqdm(
-        total=settings.epochs * steps,
-        initial=len(history) * steps,
-        unit="batch",
-        dynamic_ncols=True,
-    )
+    draw = sampler.examples if settings.loss == "bce" else sampler.comparisons
+    bar = tqdm(unit="batch", dynamic_ncols=True)
     with bar:
         for epoch in range(len(history) + 1, settings.epochs + 1):
             bar.set_description(f"epoch {epoch}/{settings.epochs}")
             start = time.perf_counter()
-            generator = torch_generator(settings.seed, "train", "epoch", epoch, device=device)
-            loss = _train_epoch(model, optimizer, sampler.epoch(generator), settings, bar)
+            data = draw(torch_generator(settings.seed, "train", "epoch", epoch, device=device))
+            steps = math.ceil(len(data[0]) / settings.batch_size)
+            bar.total, bar.n = settings.epochs * steps, (epoch - 1) * steps
+            loss = _train_epoch(model, penalty, optimizer, data, settings, bar)
             seconds = time.perf_counter() - start
             if not math.isfinite(loss):
                 raise UserError(
@@ -127,6 +168,7 @@ def train(
                     f"(now {settings.lr:g}). Epoch {epoch - 1} is kept in {folder.checkpoint}"
                 )
             record: dict[str, Any] = {"epoch": epoch, "loss": loss, "seconds": seconds}
+            score = model.scorer()
             if validation is not None:
                 record["validation"] = evaluate(score, validation)
             record["test"] = evaluate(score, test)
@@ -137,32 +179,35 @@ def train(
                 best = {"epoch": epoch, "value": value, "state": state}
             bar.set_postfix_str(_short(record))
             log.debug("epoch %d/%d  %s", epoch, settings.epochs, _short(record))
-            _save_checkpoint(folder, model, optimizer, history, best)
+            _save_checkpoint(folder, trained, optimizer, history, best)
             write_json_lines(folder.path / "metrics.jsonl", history)
     model.load_state_dict(best["state"])
     return Trained(best["epoch"], history, sum(record["seconds"] for record in history))
 
 
 def _train_epoch(
-    model: nn.Module,
+    model: Recommender,
+    penalty: nn.Module | None,
     optimizer: torch.optim.Optimizer,
-    examples: tuple[Tensor, Tensor, Tensor],
+    data: tuple[Tensor, Tensor, Tensor],
     settings: TrainingSettings,
     bar: tqdm,
 ) -> float:
-    """One pass; returns the mean loss over batches."""
-    total = torch.zeros((), device=examples[2].device)
-    batches = zip(*(part.split(settings.batch_size) for part in examples), strict=True)
-    count = 0
-    for users, items, labels in batches:
+    """One pass; returns the mean recommendation loss over batches, the penalty left out."""
+    recommendation_loss = LOSSES[settings.loss]
+    total = torch.zeros((), device=data[0].device)
+    batches = list(zip(*(part.split(settings.batch_size) for part in data), strict=True))
+    for number, batch in enumerate(batches):
         optimizer.zero_grad(set_to_none=True)
-        loss = nn.functional.binary_cross_entropy_with_logits(model(users, items), labels)
+        loss = recommendation_loss(model, batch)
+        total += loss.detach()
+        if penalty is not None:
+            extra = penalty(model.user_embedding, batch[0], number)
+            loss = loss if extra is None else loss + extra
         loss.backward()
         optimizer.step()
-        total += loss.detach()
-        count += 1
         bar.update()
-    return total.item() / count
+    return total.item() / len(batches)
 
 
 def _short(record: dict[str, Any]) -> str:
@@ -176,13 +221,13 @@ def _short(record: dict[str, Any]) -> str:
 
 def _save_checkpoint(
     folder: RunFolder,
-    model: nn.Module,
+    trained: nn.Module,
     optimizer: torch.optim.Optimizer,
     history: list[dict[str, Any]],
     best: dict[str, Any],
 ) -> None:
     content = {
-        "model": model.state_dict(),
+        "trained": trained.state_dict(),
         "optimizer": optimizer.state_dict(),
         "history": json.dumps(history),
         "best": best,

@@ -1,0 +1,69 @@
+"""Adv-InT, in training: an adversary behind a gradient-reversal layer.
+
+After Ganhör et al. (SIGIR 2022), as the artefact applies it to both recommenders: a small
+perceptron predicts the attribute from the batch's user embeddings and learns to, while the
+reversed gradient makes the embeddings unlearn what helps it.
+"""
+
+import torch
+from torch import Tensor, nn
+
+UNKNOWN = -1
+
+
+class _Reverse(torch.autograd.Function):
+    """Identity forward, -scale times the gradient backward (Ganin et al., JMLR 2016)."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, scale: float) -> Tensor:
+        ctx.scale = scale
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        return -ctx.scale * gradient, None
+
+
+def reverse_gradient(x: Tensor, scale: float) -> Tensor:
+    """X itself; on the way back the gradient is multiplied by -scale."""
+    return _Reverse.apply(x, scale)
+
+
+class AdversaryPenalty(nn.Module):
+    """Cross-entropy of the adversary on the users of a batch.
+
+    Args:
+        labels: (n_users,) int64, classes 0 .. C-1; users of unknown label (-1) don't count.
+        embedding_size: d of the user embedding.
+        width: the adversary's hidden units.
+        scale: of the reversal layer.
+        generator: draws the adversary's initial weights, on the CPU.
+    """
+
+    def __init__(
+        self,
+        labels: Tensor,
+        embedding_size: int,
+        width: int,
+        scale: float,
+        generator: torch.Generator,
+    ):
+        super().__init__()
+        self.labels, self.scale = labels, scale
+        classes = int(labels.max()) + 1
+        self.layers = nn.Sequential(
+            nn.Linear(embedding_size, width), nn.ReLU(), nn.Linear(width, classes)
+        )
+        for name, weights in self.layers.named_parameters():
+            if name.endswith("weight"):
+                nn.init.xavier_uniform_(weights, generator=generator)
+            else:
+                nn.init.zeros_(weights)
+        self.to(labels.device)
+
+    def forward(self, user_embedding: Tensor, users: Tensor, batch: int) -> Tensor:
+        rows = nn.functional.embedding(users, user_embedding)
+        logits = self.layers(reverse_gradient(rows, self.scale))
+        labels = self.labels[users]
+        total = nn.functional.cross_entropy(logits, labels, ignore_index=UNKNOWN, reduction="sum")
+        return total / (labels != UNKNOWN).sum().clamp(min=1)

@@ -1,0 +1,47 @@
+"""Retrain, in training: the D2D loss added to the recommendation loss (MM23, section 4.1.4).
+
+    L = BCE + retrain_trade_off * MMD(user embedding)
+
+The MMD is that of all users; as in the artefact it is added on every 50th batch only.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from methods.mmd import mmd
+
+
+class _MMD(torch.autograd.Function):
+    """`mmd` as a node of an autograd graph: its gradient is known, only scaled."""
+
+    @staticmethod
+    def forward(ctx, theta: Tensor, labels: Tensor) -> Tensor:
+        value, gradient = mmd(theta, labels)
+        ctx.save_for_backward(gradient)
+        return value.to(theta.dtype)
+
+    @staticmethod
+    def backward(ctx, scale: Tensor):
+        (gradient,) = ctx.saved_tensors
+        return scale * gradient, None
+
+
+class MMDPenalty(nn.Module):
+    """retrain_trade_off * MMD between the classes, on every `interval`-th batch.
+
+    Args:
+        labels: (n_users,) int64, classes 0 .. C-1; users of unknown label (-1) are left out.
+        weight: retrain_trade_off.
+        interval: batches from one MMD term to the next; the first batch of an epoch has one.
+    """
+
+    def __init__(self, labels: Tensor, weight: float, interval: int):
+        super().__init__()
+        self.known = torch.nonzero(labels >= 0).squeeze(1)
+        self.labels = labels[self.known]
+        self.weight, self.interval = weight, interval
+
+    def forward(self, user_embedding: Tensor, users: Tensor, batch: int) -> Tensor | None:
+        if batch % self.interval:
+            return None
+        return self.weight * _MMD.apply(user_embedding[self.known], self.labels)
