@@ -6,37 +6,33 @@ python attack.py [--config FILE] [key=value ...]; configs/attack_config.json say
 import json
 import logging
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from data.dataset import Attribute, load_attribute
+from data.external import load_labels
 from methods import METHODS
 from models import MODELS
 from utils.attack_protocols import Protocol, attack
 from utils.attackers import ATTACKERS
 from utils.cli import command
 from utils.config import AttackConfig, Choices, Group, identity
+from utils.embeddings import load_embedding
 from utils.errors import UserError
 from utils.files import write_json
 from utils.logs import log_file
 from utils.report import describe_attack
-from utils.runs import load_embedding, run_path
+from utils.runs import run_path
 from utils.runtime import available_cores
 
 log = logging.getLogger(__name__)
 
 
 def run(config: AttackConfig) -> dict[str, Any]:
-    """Attack one run's embedding; the result goes to attack.json in its folder."""
-    method = METHODS[config.method]
-    folder = run_path(config, method.groups)
-    if not (folder / "summary.json").exists():
-        raise UserError(
-            f"{folder} holds no finished run; first: python main.py model={config.model} "
-            f"dataset={config.dataset} method={config.method} seed={config.seed}"
-        )
-    embedding = load_embedding(folder / "weights" / "user_embedding.npy")
-    attribute = load_labels(config, len(embedding))
+    """Attack one embedding: a run's, or that of a file."""
     protocol = Protocol(
         config.protocol,
         config.shadow_ratio,
@@ -45,41 +41,68 @@ def run(config: AttackConfig) -> dict[str, Any]:
         config.repeats,
         config.attack_seed,
     )
-    with log_file(folder / "train_log-attack.log"):
-        log.info(
-            "Attack (%s) on %s of %s on %s, seed %d",
-            config.protocol,
-            method.title,
-            config.model,
-            config.dataset,
-            config.seed,
-        )
+    target = target_file(config) if config.user_embedding else target_run(config)
+    with log_file(target.log):
+        log.info("Attack (%s) on %s", config.protocol, target.title)
         jobs = config.threads or available_cores()
-        result = attack(embedding, attribute.labels, config.attackers, protocol, jobs)
+        labels, classes = target.attribute.labels, target.attribute.classes
+        result = attack(target.embedding, labels, config.attackers, protocol, jobs)
         result |= {
-            "attribute": attribute.name,
-            "positive_class": attribute.classes[1] if len(attribute.classes) == 2 else None,
+            "attribute": target.attribute.name,
+            "positive_class": classes[1] if len(classes) == 2 else None,
         }
         describe_attack(result)
-        save(folder / "attack.json", config, result)
+        save(target.result, config, result)
     return result
 
 
-def load_labels(config: AttackConfig, n_users: int) -> Attribute:
-    """The true labels of the users of the embedding's rows."""
-    folder = Path(config.dataset_path) / config.dataset / "preprocess"
-    if not folder.is_dir():
+@dataclass(frozen=True)
+class Target:
+    """What is attacked, and where to write what came out."""
+
+    title: str
+    embedding: np.ndarray
+    attribute: Attribute
+    result: Path
+    log: Path
+
+
+def target_run(config: AttackConfig) -> Target:
+    """The embedding in a finished run's folder."""
+    method = METHODS[config.method]
+    folder = run_path(config, method.groups)
+    if not (folder / "summary.json").exists():
         raise UserError(
-            f"{folder} does not exist; main.py prepares it: "
+            f"{folder} holds no finished run; first: python main.py model={config.model} "
+            f"dataset={config.dataset} method={config.method} seed={config.seed}"
+        )
+    embedding = load_embedding(folder / "weights" / "user_embedding.npy")
+    prepared = Path(config.dataset_path) / config.dataset / "preprocess"
+    if not prepared.is_dir():
+        raise UserError(
+            f"{prepared} does not exist; main.py prepares it: "
             f"python main.py dataset={config.dataset} dataset_path={config.dataset_path}"
         )
-    attribute = load_attribute(folder, config.attribute)
-    if len(attribute.labels) != n_users:
+    attribute = load_attribute(prepared, config.attribute)
+    if len(attribute.labels) != len(embedding):
         raise UserError(
-            f"{folder} describes {len(attribute.labels)} users, but the embedding has {n_users} "
-            "rows: it was trained on other data; run main.py again"
+            f"{prepared} describes {len(attribute.labels)} users, but the embedding has "
+            f"{len(embedding)} rows: it was trained on other data; run main.py again"
         )
-    return attribute
+    title = f"{method.title}: {folder}"
+    logs = folder / "train_log-attack.log"
+    return Target(title, embedding, attribute, folder / "attack.json", logs)
+
+
+def target_file(config: AttackConfig) -> Target:
+    """An embedding of your own; results go beside it."""
+    path = Path(config.user_embedding or "")
+    if not config.labels:
+        raise UserError(f"user_embedding {path} needs labels=FILE: who trains the attacker?")
+    embedding = load_embedding(path)
+    attribute = load_labels(Path(config.labels), config.attribute, len(embedding))
+    beside = [path.with_name(f"{path.stem}.attack{ending}") for ending in (".json", ".log")]
+    return Target(str(path), embedding, attribute, *beside)
 
 
 def save(path: Path, config: AttackConfig, result: dict[str, Any]) -> None:

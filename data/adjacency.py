@@ -47,7 +47,7 @@ def cached_adjacency(path: Path, pairs: np.ndarray, n_users: int, n_items: int) 
     shape = (n_users + n_items,) * 2
     try:
         # opened here, since np.load leaves a file that is no zip open
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as saved:
             parts = dict(saved)
         if str(parts.get("checksum")) == checksum and tuple(parts["shape"]) == shape:
             return sp.csr_array((parts["data"], parts["indices"], parts["indptr"]), shape=shape)

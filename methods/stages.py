@@ -1,21 +1,125 @@
-"""The two stages that main.py strings together: train a recommender, unlearn its embedding."""
+"""What a run consists of: train a recommender, or unlearn a trained one's user embedding, or one
+from a file.
+"""
 
-from dataclasses import replace
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from data.adjacency import cached_adjacency, to_torch
-from data.dataset import Dataset
+from data.dataset import Attribute, Dataset, load_attribute, load_dataset
+from data.external import load_labels
+from data.prepare import PrepareSettings, prepared_folder
 from data.sampling import NegativeSampler
 from methods import METHODS
 from methods.regularizers import frobenius, ranking
 from methods.unlearning import Objective, Unlearned, unlearn
 from models import Recommender, build_model, top_items
-from utils.config import ExperimentConfig
-from utils.runs import RunFolder, load_weights
+from utils.config import ExperimentConfig, Group
+from utils.embeddings import file_checksum, load_embedding, save_embedding
+from utils.errors import UserError
+from utils.files import write_json_lines
+from utils.metrics import evaluate
+from utils.runs import RunFolder, load_weights, save_weights
 from utils.seeds import torch_generator
 from utils.training import Trained, TrainingSettings, train
+
+log = logging.getLogger(__name__)
+
+Run = Callable[[ExperimentConfig], dict[str, Any]]
+"""Makes sure that a run is finished; gives its summary."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A run before it is run.
+
+    Attributes:
+        groups: config keys that the result depends on.
+        checksums: of the files that it depends on.
+        work: fills the run folder with all but the summary; returns the summary's results.
+    """
+
+    groups: frozenset[Group]
+    checksums: Mapping[str, str]
+    work: Callable[[RunFolder], dict[str, Any]]
+
+
+def task_of(config: ExperimentConfig, device: torch.device, run: Run) -> Task:
+    """The task of a config; `run` provides the original that a post-training method edits."""
+    if config.user_embedding:
+        return _file_task(config, device)
+    return _dataset_task(config, device, run)
+
+
+def _dataset_task(config: ExperimentConfig, device: torch.device, run: Run) -> Task:
+    method = METHODS[config.method]
+    dataset, attribute = load_data(config, device)
+    labels = torch.from_numpy(attribute.labels).to(device) if attribute else None
+
+    def work(folder: RunFolder) -> dict[str, Any]:
+        if method.distinguishability:
+            original = run(replace(config, method="original"))
+            model, unlearned = unlearn_recommender(config, dataset, labels)
+            write_json_lines(folder.path / "metrics.jsonl", unlearned.history)
+            outcome = unlearned.summary() | {"original": original["test"]}
+        else:
+            model, trained = train_recommender(config, dataset, labels, folder)
+            outcome = trained.summary()
+        save_weights(folder.weights_path(config.target_model), model.state_dict())
+        save_embedding(folder.embedding_path, model.user_embedding.detach().cpu().numpy())
+        return {
+            "sizes": dataset.sizes(),
+            "users_of_class": attribute.counts() if attribute else None,
+            "test": evaluate(model.scorer(), dataset.test),
+            **outcome,
+        }
+
+    checksums = {"data": dataset.checksum} | ({"labels": attribute.checksum} if attribute else {})
+    return Task(method.groups, checksums, work)
+
+
+def _file_task(config: ExperimentConfig, device: torch.device) -> Task:
+    method = METHODS[config.method]
+    path = Path(config.user_embedding or "")
+    if not method.distinguishability or config.regularizer != "frobenius" or not config.labels:
+        able = ", ".join(name for name in METHODS if METHODS[name].distinguishability)
+        raise UserError(
+            f"user_embedding {path} needs labels=FILE, a method that edits a finished embedding "
+            f'({able}) and regularizer "frobenius": there is no model to train or to rank with'
+        )
+    theta_star = load_embedding(path)
+    attribute = load_labels(Path(config.labels), config.attribute, len(theta_star))
+
+    def work(folder: RunFolder) -> dict[str, Any]:
+        # half precision is too coarse to add up 500 small steps in
+        dtype = torch.float64 if theta_star.dtype == "float64" else torch.float32
+        theta = torch.from_numpy(theta_star).to(device, dtype)
+        labels = torch.from_numpy(attribute.labels).to(device)
+        unlearned = _unlearn(config, theta, labels, frobenius(theta))
+        write_json_lines(folder.path / "metrics.jsonl", unlearned.history)
+        edited = unlearned.embedding.cpu().numpy().astype(theta_star.dtype)
+        save_embedding(folder.embedding_path, edited)
+        sizes = {"users": len(edited), "dimensions": edited.shape[1]}
+        return {"sizes": sizes, "users_of_class": attribute.counts(), **unlearned.summary()}
+
+    checksums = {"original": file_checksum(path), "labels": attribute.checksum}
+    return Task(frozenset({Group.ATTRIBUTE, Group.POST_TRAINING}), checksums, work)
+
+
+def load_data(config: ExperimentConfig, device: torch.device) -> tuple[Dataset, Attribute | None]:
+    """Fetch and prepare the data if need be, then read it; the attribute if the method needs it."""
+    settings = PrepareSettings(config.min_interactions, config.test_num_ng, config.split_seed)
+    folder = prepared_folder(Path(config.dataset_path), config.dataset, settings)
+    dataset = load_dataset(folder, config.dataset, config.selection == "validation")
+    needed = Group.ATTRIBUTE in METHODS[config.method].groups
+    attribute = load_attribute(folder, config.attribute) if needed else None
+    return dataset.to(device), attribute
 
 
 def fresh_model(config: ExperimentConfig, dataset: Dataset) -> Recommender:
@@ -55,12 +159,11 @@ def train_recommender(
     return model, trained
 
 
-def unlearn_embedding(
+def unlearn_recommender(
     config: ExperimentConfig, dataset: Dataset, labels: Tensor | None
 ) -> tuple[Recommender, Unlearned]:
     """Load the finished original and edit its user embedding; all else stays as it is."""
-    distinguishability = METHODS[config.method].distinguishability
-    assert distinguishability is not None and labels is not None
+    assert labels is not None
     original = RunFolder.of(
         replace(config, method="original"),
         METHODS["original"].groups,
@@ -68,24 +171,22 @@ def unlearn_embedding(
     )
     model = fresh_model(config, dataset)
     load_weights(original.weights_path(config.target_model), model)
-    theta = model.user_embedding.detach()
-    unlearned = unlearn(
-        theta,
-        labels,
-        distinguishability,
-        make_regularizer(config, model, dataset),
-        config.au_trade_off,
-        config.unlearn_steps,
-        config.unlearn_lr,
-    )
+    theta = model.user_embedding.detach().clone()
+    if config.regularizer == "frobenius":
+        regularizer = frobenius(theta)
+    else:
+        top = top_items(model, dataset.n_users, dataset.n_items, config.ranking_top)
+        regularizer = ranking(model.embedding_scorer(top), config.ranking_margin)
+    unlearned = _unlearn(config, theta, labels, regularizer)
     with torch.no_grad():
         model.user_embedding.copy_(unlearned.embedding)
     return model, unlearned
 
 
-def make_regularizer(config: ExperimentConfig, model: Recommender, dataset: Dataset) -> Objective:
-    """l_r of eq. 1, around the model's present state."""
-    if config.regularizer == "frobenius":
-        return frobenius(model.user_embedding.detach().clone())
-    top = top_items(model, dataset.n_users, dataset.n_items, config.ranking_top)
-    return ranking(model.embedding_scorer(top), config.ranking_margin)
+def _unlearn(
+    config: ExperimentConfig, theta: Tensor, labels: Tensor, regularizer: Objective
+) -> Unlearned:
+    distinguishability = METHODS[config.method].distinguishability
+    assert distinguishability is not None
+    steps, lr = config.unlearn_steps, config.unlearn_lr
+    return unlearn(theta, labels, distinguishability, regularizer, config.au_trade_off, steps, lr)

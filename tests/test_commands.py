@@ -14,7 +14,7 @@ import main
 from data.dataset import load_attribute
 from methods import METHODS
 from models import MODELS
-from utils.runs import load_embedding
+from utils.embeddings import load_embedding
 
 PROJECT = Path(__file__).resolve().parents[1]
 QUICK = ["epochs=12", "batch_size=128", "lr=0.01", "embedding_size=8", "threads=1"]
@@ -38,8 +38,8 @@ def test_both_commands_in_processes_of_their_own(workspace):
     done = python("main.py", *QUICK, "method=u2u", cwd=workspace)
     assert done.returncode == 0, done.stderr
     assert 'no CUDA device here: "cuda:0" becomes the CPU' in done.stdout
-    assert "Original of ncf on ml-100k, seed 0" in done.stdout  # trained first
-    assert "U2U-R of ncf on ml-100k, seed 0" in done.stdout
+    assert "Original: exp_results/ncf/ml-100k/original/seed-0" in done.stdout  # trained first
+    assert "U2U-R: exp_results/ncf/ml-100k/u2u/seed-0" in done.stdout
     assert "Next: python attack.py method=u2u" in done.stdout
     assert "Traceback" not in done.stderr
     done = python("attack.py", "method=u2u", "shadow_ratio=0.5", cwd=workspace)
@@ -124,10 +124,8 @@ def test_the_same_seed_gives_the_same_bytes_from_the_saved_config_too(workspace)
 def test_a_sweep_runs_every_combination_and_closes_with_a_table(workspace, capsys):
     run_main('method=["original", "d2d"]', "seed=[0, 1]", "epochs=2", "unlearn_steps=5")
     table = capsys.readouterr().out.split("seconds\n")[-1]
-    assert [line.split()[0] for line in table.splitlines()] == [
-        f"exp_results/ncf/ml-100k/{method}/seed-{seed}"
-        for method in ("original", "d2d")
-        for seed in (0, 1)
+    assert [line.split()[:2] for line in table.splitlines()] == [
+        [method, seed] for method in ("original", "d2d") for seed in ("0", "1")
     ]
 
 

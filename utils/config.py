@@ -137,6 +137,10 @@ class ExperimentConfig:
     """regularizer "ranking": how many of a user's original top items keep their order."""
     ranking_margin: float = key(0.05, Group.POST_TRAINING, low=0, high=1e12)
     """regularizer "ranking": by how much (in logits) neighbours in that order stay apart."""
+    user_embedding: str | None = key(None, Group.PLACE)
+    """Your own embedding instead of a model and a dataset: a .npy or .npz file (n_users, d)."""
+    labels: str | None = key(None, Group.PLACE)
+    """Labels of its rows, in order: a .npy file, or a CSV with a column named like `attribute`."""
     results_path: str = key("exp_results/", Group.PLACE)
     """Folder of the run folders."""
     threads: int | None = key(None, Group.PLACE, low=1)
@@ -186,6 +190,10 @@ class AttackConfig:
     """protocol "cv": how many times the balanced users are split in folds."""
     attack_seed: int = key(0, Group.ATTACK, low=0)
     """Seed of the draws and the attackers."""
+    user_embedding: str | None = key(None, Group.PLACE)
+    """Your own embedding instead of a model and a dataset: a .npy or .npz file (n_users, d)."""
+    labels: str | None = key(None, Group.PLACE)
+    """Labels of its rows, in order: a .npy file, or a CSV with a column named like `attribute`."""
     results_path: str = key("exp_results/", Group.PLACE)
     """Folder of the run folders."""
     threads: int | None = key(None, Group.PLACE, low=1)

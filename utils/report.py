@@ -26,12 +26,13 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 def describe_run(summary: dict[str, Any], folder: Path, next_steps: bool = True) -> None:
     """Log a finished run: its ranking metrics, what it cost, what comes next."""
-    users = summary["sizes"]["test"]
-    rows = [
-        [metric, *(f"{summary['test'][f'{metric}@{k}']:.4f}" for k in CUTOFFS)]
-        for metric in ("HR", "NDCG")
-    ]
-    log.info(table([f"test, {users} users", *(f"@{k}" for k in CUTOFFS)], rows))
+    if "test" in summary:
+        rows = [
+            [metric, *(f"{summary['test'][f'{metric}@{k}']:.4f}" for k in CUTOFFS)]
+            for metric in ("HR", "NDCG")
+        ]
+        users = f"test, {summary['sizes']['test']} users"
+        log.info(table([users, *(f"@{k}" for k in CUTOFFS)], rows))
     if "chosen_epoch" in summary:
         best = summary["best_on_test"]
         log.info(
@@ -41,30 +42,31 @@ def describe_run(summary: dict[str, Any], folder: Path, next_steps: bool = True)
             best["epoch"],
             best["test"]["HR@10"],
         )
-        log.info("  trained in %.1f s", summary["seconds"])
-    else:
-        before, after = summary["original"]["HR@10"], summary["test"]["HR@10"]
-        log.info(
-            "  HR@10 is %.1f %% of the original's %.4f; the embedding moved by %.3f of its norm",
-            100 * after / before if before else float("nan"),
-            before,
-            summary["moved"],
-        )
-        log.info("  unlearned in %.1f s", summary["seconds"])
+    if original := summary.get("original"):
+        ratio = summary["test"]["HR@10"] / original["HR@10"] if original["HR@10"] else float("nan")
+        log.info("  HR@10 is %.1f %% of the original's %.4f", 100 * ratio, original["HR@10"])
+    if "moved" in summary:
+        log.info("  the embedding moved by %.3f of its norm", summary["moved"])
+    verb = "unlearned" if "moved" in summary else "trained"
+    log.info("  %s in %.1f s", verb, summary["seconds"])
     log.info("  user embedding: %s", folder / "weights" / "user_embedding.npy")
     if next_steps:
-        log.info("Next: %s", " or ".join(_next_steps(summary["config"])))
+        log.info("Next: %s", " or ".join(_next_steps(summary["config"], folder)))
 
 
-def _next_steps(config: dict[str, Any]) -> list[str]:
+def _next_steps(config: dict[str, Any], folder: Path) -> list[str]:
     """Commands that make sense after this run, naming what differs from the defaults."""
+    if config["user_embedding"]:
+        edited = folder / "weights" / "user_embedding.npy"
+        config = {key: config[key] for key in ("labels", "attribute")}
+        config["user_embedding"] = str(edited)
     differs = {
         field.name: config[field.name]
         for field in dataclasses.fields(AttackConfig)
         if field.name in config and config[field.name] != field.default
     }
     steps = [("attack.py", differs)]
-    if config["method"] == "original":
+    if config.get("method") == "original":
         steps.append(("main.py", differs | {"method": "d2d"}))
     return [
         " ".join(["python", program, *(f"{key}={value}" for key, value in keys.items())])
@@ -72,18 +74,20 @@ def _next_steps(config: dict[str, Any]) -> list[str]:
     ]
 
 
-def sweep_table(paths: list[Path], summaries: list[dict[str, Any]]) -> None:
-    """Log a line a run of a sweep."""
+def sweep_table(summaries: list[dict[str, Any]]) -> None:
+    """Log a line a run of a sweep: the keys that differ within it, then the results."""
+    configs = [summary["config"] for summary in summaries]
+    keys = [key for key in configs[0] if len({repr(config[key]) for config in configs}) > 1]
     metrics = ("HR@5", "NDCG@5", "HR@10", "NDCG@10")
     rows = [
         [
-            str(path),
-            *(f"{summary['test'][metric]:.4f}" for metric in metrics),
+            " ".join(str(summary["config"][key]) for key in keys),
+            *(f"{summary['test'][metric]:.4f}" if "test" in summary else "" for metric in metrics),
             f"{summary['seconds']:.1f}",
         ]
-        for path, summary in zip(paths, summaries, strict=True)
+        for summary in summaries
     ]
-    log.info("\n%s", table(["run", *metrics, "seconds"], rows))
+    log.info("\n%s", table([" ".join(keys), *metrics, "seconds"], rows))
 
 
 def describe_attack(result: dict[str, Any]) -> None:

@@ -16,12 +16,11 @@ import hashlib
 import json
 import logging
 import pickle
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from utils.config import AttackConfig, ExperimentConfig, Group, identity
@@ -39,7 +38,10 @@ def run_path(config: ExperimentConfig | AttackConfig, groups: Collection[Group])
         groups: the config keys that the method's result depends on; an attribute, regulariser
             or trade-off other than the default has a folder of its own.
     """
-    parts = [config.model, config.dataset, config.method]
+    if config.user_embedding:
+        parts = ["external", Path(config.user_embedding).stem, config.method]
+    else:
+        parts = [config.model, config.dataset, config.method]
     if Group.ATTRIBUTE in groups and config.attribute != default("attribute"):
         parts.append(config.attribute)
     if Group.POST_TRAINING in groups and config.regularizer != default("regularizer"):
@@ -68,7 +70,7 @@ class RunFolder:
 
     @classmethod
     def of(
-        cls, config: ExperimentConfig, groups: Collection[Group], checksums: dict[str, str]
+        cls, config: ExperimentConfig, groups: Collection[Group], checksums: Mapping[str, str]
     ) -> "RunFolder":
         """The folder of this config.
 
@@ -142,32 +144,3 @@ def load_weights(path: Path, model: torch.nn.Module) -> None:
     except (RuntimeError, pickle.UnpicklingError, EOFError, TypeError, AttributeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path} does not hold this model's weights ({reason})") from None
-
-
-def save_embedding(path: Path, embedding: np.ndarray) -> str:
-    """Write the user embedding as .npy; returns the file's SHA-256."""
-    with replace_file(path) as file:
-        np.save(file, np.ascontiguousarray(embedding), allow_pickle=False)
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def load_embedding(path: Path) -> np.ndarray:
-    """Read a user embedding (n_users, d).
-
-    Raises:
-        UserError: no such file, not a .npy array of finite numbers in two dimensions.
-    """
-    try:
-        embedding = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; run main.py with these settings first") from None
-    except (ValueError, OSError, EOFError) as error:
-        raise UserError(f"{path} is not a NumPy array file ({error})") from None
-    if embedding.ndim != 2 or not np.issubdtype(embedding.dtype, np.floating):
-        raise UserError(
-            f"{path} must hold a float array (n_users, d), got {embedding.dtype} {embedding.shape}"
-        )
-    if not np.isfinite(embedding).all():
-        row = int(np.flatnonzero(~np.isfinite(embedding).all(1))[0])
-        raise UserError(f"{path}: row {row} has a value that is not finite")
-    return embedding

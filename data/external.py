@@ -1,0 +1,60 @@
+"""Labels for your own embeddings: one a row of a user embedding from any recommender."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from data.dataset import Attribute
+from utils.embeddings import load_array
+from utils.errors import UserError
+
+
+def load_labels(path: Path, name: str, n_users: int) -> Attribute:
+    """The users' labels, in the order of the embedding's rows.
+
+    Args:
+        path: a .npy array (n_users,) of whole numbers or text, or a CSV file with a column
+            called `name`, or with a single column.
+        name: the attribute.
+        n_users: rows of the embedding.
+
+    Returns:
+        The attribute. A class is a number's or text's spelling; "", NaN and negative numbers
+        are unknown.
+
+    Raises:
+        UserError: no such file or column, another number of rows, or fewer than two classes.
+    """
+    if path.suffix == ".npy":
+        array = load_array(path)
+        if array.ndim != 1:
+            raise UserError(f"{path} must hold one label a row, got shape {array.shape}")
+        values = pd.Series(array)
+        if not (pd.api.types.is_integer_dtype(values) or pd.api.types.is_string_dtype(values)):
+            raise UserError(f"{path} must hold whole numbers or text, got {values.dtype}")
+        if pd.api.types.is_integer_dtype(values):
+            values = values.map(lambda number: str(number) if number >= 0 else "")
+    else:
+        try:
+            table = pd.read_csv(path, dtype=str)
+        except FileNotFoundError:
+            raise UserError(f"{path} does not exist; name the labels' file") from None
+        except (ValueError, OSError) as error:
+            raise UserError(f"{path} is not a CSV file ({error})") from None
+        if name not in table and table.shape[1] != 1:
+            raise UserError(
+                f'{path} has no column "{name}"; it has: {", ".join(table)}. Name one with '
+                "attribute=COLUMN"
+            )
+        values = (table[name] if name in table else table.iloc[:, 0]).fillna("")
+    if len(values) != n_users:
+        raise UserError(
+            f"{path} holds {len(values)} labels, the embedding has {n_users} rows: one label "
+            "a row, in the same order"
+        )
+    attribute = Attribute.from_values(name, values.astype(str))
+    if len(attribute.classes) < 2:
+        raise UserError(
+            f"{path} has the classes {list(attribute.classes)}: at least two are needed"
+        )
+    return attribute

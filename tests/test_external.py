@@ -1,0 +1,110 @@
+"""Your own embeddings and labels: u2u and d2d edit them, attack.py audits them."""
+
+import json
+
+import numpy as np
+import pytest
+
+import attack
+import main
+
+
+def planted(n=90, d=6, dtype=np.float32):
+    rng = np.random.default_rng(0)
+    labels = np.arange(n) % 2
+    embedding = rng.normal(size=(n, d)) * 0.1
+    embedding[:, 0] += 0.2 * labels
+    return embedding.astype(dtype), labels
+
+
+def unlearn(*arguments):
+    return main.main(["user_embedding=mine.npy", "labels=labels.csv", *arguments])
+
+
+def auc(path):
+    arguments = [f"user_embedding={path}", "labels=labels.csv", "attackers=svm"]
+    assert attack.main([*arguments, "shadow_ratio=0.5"]) == 0
+    result = json.loads(path.with_name(f"{path.stem}.attack.json").read_text())
+    return result["gender/shadow"]["attackers"]["svm"]["auc"]["mean"]
+
+
+def write_labels(workspace, labels, column="gender"):
+    names = ["MF"[label] for label in labels]
+    (workspace / "labels.csv").write_text("\n".join([column, *names]) + "\n")
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_an_embedding_is_unlearned_in_its_shape_dtype_and_order(workspace, dtype):
+    embedding, labels = planted(dtype=dtype)
+    np.save(workspace / "mine.npy", embedding)
+    write_labels(workspace, labels)
+    assert unlearn("method=d2d", "unlearn_lr=0.003") == 0
+    path = workspace / "exp_results/external/mine/d2d/seed-0/weights/user_embedding.npy"
+    edited = np.load(path)
+    assert (edited.shape, edited.dtype) == (embedding.shape, dtype)
+    moved = np.linalg.norm(edited - embedding, axis=1)
+    other = np.linalg.norm(edited - embedding[::-1], axis=1)
+    assert moved.mean() < other.mean()  # rows are still the same users
+    assert auc(workspace / "mine.npy") > 0.75
+    assert auc(path) < auc(workspace / "mine.npy") - 0.2
+
+
+def test_npz_and_npy_labels_and_unknown_ones(workspace):
+    embedding, labels = planted()
+    labels = labels.copy()
+    labels[:9] = -1
+    np.savez(workspace / "mine.npz", user_embedding=embedding, items=np.zeros(3))
+    np.save(workspace / "labels.npy", labels)
+    arguments = ["user_embedding=mine.npz", "labels=labels.npy", "method=u2u", "unlearn_steps=3"]
+    assert main.main(arguments) == 0
+    folder = workspace / "exp_results/external/mine/u2u/seed-0"
+    edited = np.load(folder / "weights/user_embedding.npy")
+    np.testing.assert_array_equal(edited[:9], embedding[:9])
+    assert (edited[9:] != embedding[9:]).any(axis=1).all()
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["users_of_class"] == {"0": 40, "1": 41, "unknown": 9}
+
+
+def test_a_finished_one_is_shown_and_a_changed_file_is_done_anew(workspace, capsys):
+    embedding, labels = planted()
+    np.save(workspace / "mine.npy", embedding)
+    write_labels(workspace, labels)
+    assert unlearn("method=u2u", "unlearn_steps=3") == 0
+    assert unlearn("method=u2u", "unlearn_steps=3") == 0
+    assert "is done already" in capsys.readouterr().out
+    np.save(workspace / "mine.npy", embedding * 2)
+    assert unlearn("method=u2u", "unlearn_steps=3") == 0
+    assert "kept as seed-0.1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["method=original"], "a method that edits a finished embedding (u2u, d2d)"),
+        (["method=d2d", "regularizer=ranking"], "no model to train or to rank with"),
+        (["method=d2d", "labels=null"], "needs labels=FILE"),
+        (["method=d2d", "labels=no.csv"], "no.csv does not exist"),
+        (["method=d2d", "user_embedding=no.npy"], "no.npy does not exist"),
+        (["method=d2d", "attribute=age"], 'no column "age"; it has: gender, id'),
+    ],
+)
+def test_what_can_be_wrong(workspace, capsys, arguments, says):
+    embedding, _ = planted()
+    np.save(workspace / "mine.npy", embedding)
+    (workspace / "labels.csv").write_text("gender,id\n" + "M,1\nF,2\n" * 45)
+    assert unlearn(*arguments) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1
+
+
+def test_labels_must_be_one_a_row(workspace, capsys):
+    embedding, labels = planted()
+    np.save(workspace / "mine.npy", embedding)
+    write_labels(workspace, labels[:-1])
+    assert unlearn("method=d2d") == 2
+    assert "89 labels, the embedding has 90 rows" in capsys.readouterr().err
+    write_labels(workspace, labels * 0)
+    write_labels(workspace, np.zeros(90, dtype=int))
+    assert unlearn("method=d2d") == 2
+    assert "at least two are needed" in capsys.readouterr().err

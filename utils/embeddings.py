@@ -1,0 +1,70 @@
+"""Embedding files: arrays only, nothing in them can run, nothing that isn't finite gets in."""
+
+import hashlib
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.errors import UserError
+from utils.files import replace_file
+
+
+def save_embedding(path: Path, embedding: np.ndarray) -> str:
+    """Write an embedding as .npy; returns the file's SHA-256."""
+    with replace_file(path) as file:
+        np.save(file, np.ascontiguousarray(embedding), allow_pickle=False)
+    return file_checksum(path)
+
+
+def load_embedding(path: Path) -> np.ndarray:
+    """A user embedding (n_users, d), float16, 32 or 64.
+
+    Args:
+        path: .npy, or .npz with one array or one called user_embedding.
+
+    Raises:
+        UserError: no such file, no such array, or a value that is not finite.
+    """
+    embedding = load_array(path)
+    if embedding.ndim != 2 or not np.issubdtype(embedding.dtype, np.floating):
+        shape = tuple(embedding.shape)
+        raise UserError(
+            f"{path} must hold a float array (n_users, d), got {embedding.dtype} {shape}"
+        )
+    if not np.isfinite(embedding).all():
+        row = int(np.flatnonzero(~np.isfinite(embedding).all(1))[0])
+        raise UserError(f"{path}: row {row} has a value that is not finite")
+    return embedding
+
+
+def load_array(path: Path) -> np.ndarray:
+    """One array from a .npy or .npz file.
+
+    Raises:
+        UserError: no such file, not such a file, or several arrays of other names.
+    """
+    try:
+        # opened here, since np.load leaves a file that is no array open
+        with path.open("rb") as file:
+            loaded: Any = np.load(file, allow_pickle=False)
+            if not isinstance(loaded, np.lib.npyio.NpzFile):
+                return loaded
+            if len(loaded.files) == 1:
+                return loaded[loaded.files[0]]
+            if "user_embedding" in loaded:
+                return loaded["user_embedding"]
+            raise UserError(
+                f"{path} holds the arrays {', '.join(loaded.files)}; call one user_embedding"
+            )
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is not a NumPy array file ({error})") from None
+
+
+def file_checksum(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
