@@ -6,8 +6,11 @@ python attack.py [--config FILE] [key=value ...]; configs/attack_config.json say
 import json
 import logging
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from data.dataset import Attribute, load_attribute
 from methods import METHODS
@@ -15,11 +18,11 @@ from models import MODELS
 from utils.attack_protocols import Protocol, attack
 from utils.attackers import ATTACKERS
 from utils.cli import command
-from utils.config import AttackConfig, Choices, Group, identity
+from utils.config import AttackConfig, Choices, ExperimentConfig, Group, identity
 from utils.errors import UserError
 from utils.files import write_json
 from utils.logs import log_file
-from utils.report import describe_attack
+from utils.report import command_for, describe_attack
 from utils.runs import load_embedding, run_path
 from utils.runtime import available_cores
 
@@ -30,21 +33,8 @@ def run(config: AttackConfig) -> dict[str, Any]:
     """Attack one run's embedding; the result goes to attack.json in its folder."""
     method = METHODS[config.method]
     folder = run_path(config, method.groups)
-    if not (folder / "summary.json").exists():
-        raise UserError(
-            f"{folder} holds no finished run; first: python main.py model={config.model} "
-            f"dataset={config.dataset} method={config.method} seed={config.seed}"
-        )
-    embedding = load_embedding(folder / "weights" / "user_embedding.npy")
+    embedding = load_run(config)
     attribute = load_labels(config, len(embedding))
-    protocol = Protocol(
-        config.protocol,
-        config.shadow_ratio,
-        config.draws,
-        config.folds,
-        config.repeats,
-        config.attack_seed,
-    )
     with log_file(folder / "train_log-attack.log"):
         log.info(
             "Attack (%s) on %s of %s on %s, seed %d",
@@ -55,7 +45,7 @@ def run(config: AttackConfig) -> dict[str, Any]:
             config.seed,
         )
         jobs = config.threads or available_cores()
-        result = attack(embedding, attribute.labels, config.attackers, protocol, jobs)
+        result = attack(embedding, attribute.labels, config.attackers, Protocol.of(config), jobs)
         result |= {
             "attribute": attribute.name,
             "positive_class": attribute.classes[1] if len(attribute.classes) == 2 else None,
@@ -63,6 +53,19 @@ def run(config: AttackConfig) -> dict[str, Any]:
         describe_attack(result)
         save(folder / "attack.json", config, result)
     return result
+
+
+def load_run(config: AttackConfig) -> np.ndarray:
+    """The user embedding (n_users, d) of the finished run that the config names.
+
+    Raises:
+        UserError: there is no such run; names the command that makes it.
+    """
+    folder = run_path(config, METHODS[config.method].groups)
+    if not (folder / "summary.json").exists():
+        command_line = command_for("main.py", ExperimentConfig, asdict(config))
+        raise UserError(f"{folder} holds no finished run; first: {command_line}")
+    return load_embedding(folder / "weights" / "user_embedding.npy")
 
 
 def load_labels(config: AttackConfig, n_users: int) -> Attribute:
