@@ -6,7 +6,7 @@ python attack.py [--config FILE] [key=value ...]; configs/attack_config.json say
 import json
 import logging
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,12 @@ from models import MODELS
 from utils.attack_protocols import Protocol, attack
 from utils.attackers import ATTACKERS
 from utils.cli import command
-from utils.config import AttackConfig, Choices, Group, identity
+from utils.config import AttackConfig, Choices, ExperimentConfig, Group, identity
 from utils.embeddings import load_embedding
 from utils.errors import UserError
 from utils.files import write_json
 from utils.logs import log_file
-from utils.report import describe_attack
+from utils.report import command_for, describe_attack
 from utils.runs import run_path
 from utils.runtime import available_cores
 
@@ -33,20 +33,12 @@ log = logging.getLogger(__name__)
 
 def run(config: AttackConfig) -> dict[str, Any]:
     """Attack one embedding: a run's, or that of a file."""
-    protocol = Protocol(
-        config.protocol,
-        config.shadow_ratio,
-        config.draws,
-        config.folds,
-        config.repeats,
-        config.attack_seed,
-    )
     target = target_file(config) if config.user_embedding else target_run(config)
     with log_file(target.log):
         log.info("Attack (%s) on %s", config.protocol, target.title)
         jobs = config.threads or available_cores()
         labels, classes = target.attribute.labels, target.attribute.classes
-        result = attack(target.embedding, labels, config.attackers, protocol, jobs)
+        result = attack(target.embedding, labels, config.attackers, Protocol.of(config), jobs)
         result |= {
             "attribute": target.attribute.name,
             "positive_class": classes[1] if len(classes) == 2 else None,
@@ -67,16 +59,21 @@ class Target:
     log: Path
 
 
-def target_run(config: AttackConfig) -> Target:
-    """The embedding in a finished run's folder."""
-    method = METHODS[config.method]
-    folder = run_path(config, method.groups)
+def load_run(config: AttackConfig) -> np.ndarray:
+    """The user embedding (n_users, d) of the finished run that the config names.
+
+    Raises:
+        UserError: there is no such run; names the command that makes it.
+    """
+    folder = run_path(config, METHODS[config.method].groups)
     if not (folder / "summary.json").exists():
-        raise UserError(
-            f"{folder} holds no finished run; first: python main.py model={config.model} "
-            f"dataset={config.dataset} method={config.method} seed={config.seed}"
-        )
-    embedding = load_embedding(folder / "weights" / "user_embedding.npy")
+        makes_it = command_for("main.py", ExperimentConfig, asdict(config))
+        raise UserError(f"{folder} holds no finished run; first: {makes_it}")
+    return load_embedding(folder / "weights" / "user_embedding.npy")
+
+
+def load_run_labels(config: AttackConfig, n_users: int) -> Attribute:
+    """The true labels of the users of a run's embedding, which has `n_users` rows."""
     prepared = Path(config.dataset_path) / config.dataset / "preprocess"
     if not prepared.is_dir():
         raise UserError(
@@ -84,14 +81,22 @@ def target_run(config: AttackConfig) -> Target:
             f"python main.py dataset={config.dataset} dataset_path={config.dataset_path}"
         )
     attribute = load_attribute(prepared, config.attribute)
-    if len(attribute.labels) != len(embedding):
+    if len(attribute.labels) != n_users:
         raise UserError(
-            f"{prepared} describes {len(attribute.labels)} users, but the embedding has "
-            f"{len(embedding)} rows: it was trained on other data; run main.py again"
+            f"{prepared} describes {len(attribute.labels)} users, but the embedding has {n_users} "
+            "rows: it was trained on other data; run main.py again"
         )
-    title = f"{method.title}: {folder}"
+    return attribute
+
+
+def target_run(config: AttackConfig) -> Target:
+    """The embedding in a finished run's folder."""
+    method = METHODS[config.method]
+    folder = run_path(config, method.groups)
+    embedding = load_run(config)
+    attribute = load_run_labels(config, len(embedding))
     logs = folder / "train_log-attack.log"
-    return Target(title, embedding, attribute, folder / "attack.json", logs)
+    return Target(f"{method.title}: {folder}", embedding, attribute, folder / "attack.json", logs)
 
 
 def target_file(config: AttackConfig) -> Target:

@@ -24,6 +24,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from utils.attackers import ATTACKERS
+from utils.config import AttackConfig
 from utils.errors import UserError
 from utils.seeds import derive, numpy_generator
 
@@ -42,6 +43,18 @@ class Protocol:
     folds: int
     repeats: int
     seed: int
+
+    @classmethod
+    def of(cls, config: AttackConfig) -> "Protocol":
+        """The protocol that an attack config asks for."""
+        return cls(
+            config.protocol,
+            config.shadow_ratio,
+            config.draws,
+            config.folds,
+            config.repeats,
+            config.attack_seed,
+        )
 
 
 @dataclass(frozen=True)
@@ -211,6 +224,35 @@ def attack(
         "rounds": len(splits),
         "attackers": {name: _aggregate(rows) for name, rows in scores.items()},
     }
+
+
+def out_of_fold_predictions(
+    embedding: np.ndarray, labels: np.ndarray, attacker: str, protocol: Protocol
+) -> np.ndarray:
+    """What an attacker says of each balanced user, trained on others only.
+
+    Args:
+        embedding: (n, d) user embedding.
+        labels: (n,) int64, classes 0 .. C-1, -1 where unknown.
+        attacker: a name in ATTACKERS.
+        protocol: "cv" with one repeat, so that each user is tested once.
+
+    Returns:
+        (n,) int64 predicted classes, -1 for users that balancing leaves out.
+
+    Raises:
+        UserError: fewer users of a class than folds.
+    """
+    assert protocol.name == "cv" and protocol.repeats == 1
+    embedding = embedding.astype(np.float32)
+    predictions = np.full(len(labels), -1, dtype=np.int64)
+    for number, split in enumerate(rounds(labels, protocol)):
+        seed = _seed32(protocol.seed, "attacker", number)
+        classifier = ATTACKERS[attacker](protocol.name, seed)
+        with threadpool_limits(1):
+            _fit(classifier, embedding[split.train], labels[split.train])
+            predictions[split.test] = classifier.predict(embedding[split.test])
+    return predictions
 
 
 def _aggregate(rows: list[dict[str, float]]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from utils.config import AttackConfig
+from utils.config import AttackConfig, ExperimentConfig
 from utils.metrics import CUTOFFS
 
 log = logging.getLogger(__name__)
@@ -60,18 +60,24 @@ def _next_steps(config: dict[str, Any], folder: Path) -> list[str]:
         edited = folder / "weights" / "user_embedding.npy"
         config = {key: config[key] for key in ("labels", "attribute")}
         config["user_embedding"] = str(edited)
-    differs = {
-        field.name: config[field.name]
-        for field in dataclasses.fields(AttackConfig)
-        if field.name in config and config[field.name] != field.default
-    }
-    steps = [("attack.py", differs)]
+    steps = [command_for("attack.py", AttackConfig, config)]
     if config.get("method") == "original":
-        steps.append(("main.py", differs | {"method": "d2d"}))
-    return [
-        " ".join(["python", program, *(f"{key}={value}" for key, value in keys.items())])
-        for program, keys in steps
+        steps.append(command_for("main.py", ExperimentConfig, config | {"method": "d2d"}))
+    return steps
+
+
+def command_for(
+    program: str,
+    cls: type[ExperimentConfig] | type[AttackConfig],
+    values: dict[str, Any],
+) -> str:
+    """A command that names those of the values that its config has and by default has not."""
+    differs = [
+        f"{field.name}={values[field.name]}"
+        for field in dataclasses.fields(cls)
+        if field.name in values and values[field.name] != field.default
     ]
+    return " ".join(["python", program, *differs])
 
 
 def sweep_table(summaries: list[dict[str, Any]]) -> None:
