@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from data.dataset import Attribute, Dataset, load_attribute, load_dataset
+from data.formats import default_min_interactions
 from data.prepare import PrepareSettings, prepared_folder
 from data.sampling import NegativeSampler
 from methods import METHODS
@@ -86,7 +87,8 @@ def run(config: ExperimentConfig, asked: bool = True) -> dict[str, Any]:
 
 def load_data(config: ExperimentConfig, device: torch.device) -> tuple[Dataset, Attribute]:
     """Fetch and prepare the data if need be, then read it onto the device."""
-    settings = PrepareSettings(config.min_interactions, config.test_num_ng, config.split_seed)
+    minimum = config.min_interactions or default_min_interactions(config.dataset)
+    settings = PrepareSettings(minimum, config.test_num_ng, config.split_seed)
     folder = prepared_folder(Path(config.dataset_path), config.dataset, settings)
     dataset = load_dataset(folder, config.dataset, config.selection == "validation")
     return dataset.to(device), load_attribute(folder, config.attribute)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from data.lfm2b import read_lfm2b
 from data.movielens import read_ml1m, read_ml100k
 from data.readers import PrepareSettings, RawData
 
@@ -41,6 +42,20 @@ class RawFormat:
 FORMATS: dict[str, RawFormat] = {
     "ml-100k": RawFormat((("u.data",), ("u.user",)), read_ml100k),
     "ml-1m": RawFormat((("ratings.dat",), ("users.dat",)), read_ml1m),
+    # events come first: they have times
+    "lfm-2b": RawFormat(
+        (
+            (
+                "listening-events.tsv",
+                "listening-events.tsv.bz2",
+                "listening-counts.tsv",
+                "listening-counts.tsv.bz2",
+            ),
+            ("users.tsv", "users.tsv.bz2"),
+        ),
+        read_lfm2b,
+        min_interactions=120,
+    ),
 }
 
 

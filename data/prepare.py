@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from data.fetch import raw_source
-from data.readers import PrepareSettings, RawData
+from data.readers import PrepareSettings, RawData, latest
 from data.sampling import sample_negatives
 from utils.errors import UserError
 from utils.files import free_name, write_json
@@ -85,19 +85,6 @@ def contiguous(raw_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return rank[codes], values[order]
 
 
-def latest(user: np.ndarray, item: np.ndarray, timestamp: np.ndarray) -> np.ndarray:
-    """Row numbers, ascending, of every pair's most recent occurrence (the file's order decides
-    between equal times).
-
-    Args:
-        user, item: (n,) indices.
-        timestamp: (n,) numbers.
-    """
-    pair = user * (item.max(initial=0) + 1) + item
-    order = np.lexsort((timestamp, pair))  # stable: equal keys stay in the file's order
-    return np.sort(order[np.flatnonzero(np.diff(pair[order], append=-1))])
-
-
 def leave_one_out(user: np.ndarray, timestamp: np.ndarray) -> Split:
     """Each user's most recent interaction is the test, the one before it the validation.
 
@@ -126,7 +113,7 @@ def build(raw: RawData, settings: PrepareSettings, folder: Path, name: str) -> N
     user, user_ids = contiguous(raw.interactions["user"].to_numpy())
     item, item_ids = contiguous(raw.interactions["item"].to_numpy())
     timestamp = raw.interactions["timestamp"].to_numpy()
-    rows = latest(user, item, timestamp)
+    rows = latest(user * len(item_ids) + item, timestamp)
     if repeated := len(user) - len(rows):
         log.warning("%d repeated interactions count once, at their latest time", repeated)
     rows = rows[k_core(user[rows], item[rows], settings.min_interactions)]

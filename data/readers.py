@@ -242,6 +242,18 @@ def seconds(path: Path, values: pd.Series) -> np.ndarray:
     return times
 
 
+def latest(pair: np.ndarray, timestamp: np.ndarray) -> np.ndarray:
+    """Row numbers, ascending, of every pair's most recent occurrence; between equal times the
+    later line of the file is the more recent.
+
+    Args:
+        pair: (n,) a number of at least 0 a (user, item) pair.
+        timestamp: (n,) numbers.
+    """
+    order = np.lexsort((timestamp, pair))  # stable: equal keys stay in the file's order
+    return np.sort(order[np.flatnonzero(np.diff(pair[order], append=-1))])
+
+
 def described_once(path: Path, users: pd.DataFrame) -> pd.DataFrame:
     """The same table; refuses a user who is described twice."""
     if users.index.has_duplicates:

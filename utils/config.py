@@ -108,8 +108,9 @@ class ExperimentConfig:
     the last."""
     embedding_size: int | None = key(None, Group.TRAINING, low=1)
     """Dimensions of the user embedding; null = the model's own (ncf 32)."""
-    min_interactions: int = key(5, Group.DATA, low=3)
-    """Users and items with fewer interactions are removed, repeatedly."""
+    min_interactions: int | None = key(None, Group.DATA, low=3)
+    """Users and items with fewer interactions are removed, repeatedly; null = the dataset's own
+    (lfm-2b 120, all others 5)."""
     split_seed: int = key(0, Group.DATA, low=0)
     """Seed of the sampled negatives of validation and test."""
     regularizer: str = key(
