@@ -90,7 +90,8 @@ def load_data(config: ExperimentConfig, device: torch.device) -> tuple[Dataset, 
     minimum = config.min_interactions or default_min_interactions(config.dataset)
     settings = PrepareSettings(minimum, config.test_num_ng, config.split_seed)
     folder = prepared_folder(Path(config.dataset_path), config.dataset, settings)
-    dataset = load_dataset(folder, config.dataset, config.selection == "validation")
+    held_out = config.selection == "validation"
+    dataset = load_dataset(folder, config.dataset, held_out, config.split_seed)
     return dataset.to(device), load_attribute(folder, config.attribute)
 
 
