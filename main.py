@@ -88,7 +88,14 @@ def run(config: ExperimentConfig, asked: bool = True) -> dict[str, Any]:
 def load_data(config: ExperimentConfig, device: torch.device) -> tuple[Dataset, Attribute]:
     """Fetch and prepare the data if need be, then read it onto the device."""
     minimum = config.min_interactions or default_min_interactions(config.dataset)
-    settings = PrepareSettings(minimum, config.test_num_ng, config.split_seed)
+    settings = PrepareSettings(
+        minimum,
+        config.test_num_ng,
+        config.split_seed,
+        config.user_column,
+        config.item_column,
+        config.time_column,
+    )
     folder = prepared_folder(Path(config.dataset_path), config.dataset, settings)
     held_out = config.selection == "validation"
     dataset = load_dataset(folder, config.dataset, held_out, config.split_seed)

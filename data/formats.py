@@ -6,6 +6,7 @@ from pathlib import Path
 
 from data.lfm2b import read_lfm2b
 from data.movielens import read_ml1m, read_ml100k
+from data.own import read_csv, read_recbole
 from data.readers import PrepareSettings, RawData
 
 MIN_INTERACTIONS = 5
@@ -56,6 +57,8 @@ FORMATS: dict[str, RawFormat] = {
         read_lfm2b,
         min_interactions=120,
     ),
+    "recbole": RawFormat((("{name}.inter",), ("{name}.user",)), read_recbole),
+    "csv": RawFormat((("interactions.csv",), ("users.csv",)), read_csv),
 }
 
 

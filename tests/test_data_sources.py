@@ -175,3 +175,24 @@ def test_an_unknown_dataset_says_what_was_looked_for_and_where(tmp_path):
         "ml-100k, ml-1m",
     ):
         assert part in message
+
+
+@pytest.mark.parametrize("name", ["mine", "ml-100k"])
+@pytest.mark.parametrize("place", ["", "raw"])
+def test_files_tell_the_format_whatever_the_name(tmp_path, name, place):
+    folder = tmp_path / name / place
+    folder.mkdir(parents=True)
+    for file in (f"{name}.inter", f"{name}.user"):
+        (folder / file).write_text("user_id:token\titem_id:token\nx\ty\n")
+    source = fetch.raw_source(tmp_path, name)
+    assert [path.name for path in source.paths] == [f"{name}.inter", f"{name}.user"]
+    write_ml100k(folder)
+    files = ["u.data", "u.user"]  # of the first format, and of the one with this very name
+    assert [path.name for path in fetch.raw_source(tmp_path, name).paths] == files
+
+
+def test_half_a_format_is_none(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "interactions.csv").write_text("user,item\n")
+    with pytest.raises(UserError, match=r"looked in .* for .*interactions.csv \+ users.csv"):
+        fetch.raw_source(tmp_path, "mine")
