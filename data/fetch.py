@@ -1,9 +1,10 @@
 """Get a dataset's raw files into `<dataset_path>/<name>/raw/`.
 
-In this order: files that the user put there (loose, or as the official archive), the official
-archive from GroupLens, and for ML-100K a copy of the same two files that the PyPI wheel of
-RecBole 1.2.1 ships, fetched by pip so that its configuration and mirrors are respected. Every
-download is checked against a SHA-256 written here; nothing unchecked is unpacked.
+In this order: files that the user put there (loose, in any format that `data.formats` knows, or
+as the official archive), the official archive from GroupLens, and for ML-100K a copy of the same
+two files that the PyPI wheel of RecBole 1.2.1 ships, fetched by pip so that its configuration and
+mirrors are respected. Every download is checked against a SHA-256 written here; nothing unchecked
+is unpacked.
 """
 
 import hashlib
@@ -166,7 +167,7 @@ def _fetch_archive(name: str, target: Path) -> None:
             _download(archive.url, path)
         except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
             raise _Unreachable(f"{archive.url}: {getattr(error, 'reason', error)}") from None
-        if _sha256(path) != archive.sha256:
+        if sha256_of(path) != archive.sha256:
             raise _Unreachable(
                 f"{archive.url}: what came is not the official archive (SHA-256 differs)"
             )
@@ -188,7 +189,7 @@ def _fetch_wheel(name: str, target: Path) -> None:
             raise _Unreachable(
                 f"pip download {wheel.requirement}: {reason.removeprefix('ERROR: ')}"
             )
-        if _sha256(paths[0]) != wheel.sha256:
+        if sha256_of(paths[0]) != wheel.sha256:
             raise _Unreachable(
                 f"pip download {wheel.requirement}: not the known wheel (SHA-256 differs)"
             )
@@ -203,7 +204,7 @@ def _fetch_wheel(name: str, target: Path) -> None:
 def _unpack_archive(path: Path, name: str, target: Path, origin: str) -> None:
     """Take the known members out of an official archive; nothing else in it is touched."""
     archive = ARCHIVES[name]
-    digest = _sha256(path)
+    digest = sha256_of(path)
     if digest != archive.sha256:
         log.warning(
             "%s is not GroupLens' official archive (SHA-256 differs); using it as it is",
@@ -249,6 +250,7 @@ def _download(url: str, path: Path) -> None:
                 bar.update(len(block))
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

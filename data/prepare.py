@@ -5,24 +5,27 @@ prepare (and ours what they prepared):
 
     train_interactions.csv        user,item; no header; all but the test interactions
     test_neg_interactions         a line a user: (user,positive) TAB negative TAB negative ...
-    pos_dict.npy, user_gender.npy dicts for the authors' programs; never read by ours
+    pos_dict.npy, user_gender.npy dicts for the authors' programs; ours read the genders only of
+                                  a folder that has no meta.json, hence isn't ours
 and, ours alone:
     validation_neg_interactions   the same for the second most recent interaction, which also
                                   stands in train_interactions.csv
     users.csv, items.csv          index, raw id and the users' attributes
-    meta.json                     settings and counts; written last: the folder is whole
+    meta.json                     settings, counts, and the raw files' checksums
 """
 
 import json
 import logging
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from data.fetch import raw_source
+from data.fetch import Source, find_source, raw_source, sha256_of
+from data.layout import META, is_ours
 from data.readers import PrepareSettings, RawData, latest
 from data.sampling import sample_negatives
 from utils.errors import UserError
@@ -31,7 +34,7 @@ from utils.seeds import numpy_generator
 
 log = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,8 @@ def contiguous(raw_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     codes, values = pd.factorize(raw_ids)
     if values.dtype == object and all(value.isdecimal() for value in values):
-        order = np.array(sorted(range(len(values)), key=lambda at: (int(values[at]), values[at])))
+        ascending = sorted(range(len(values)), key=lambda at: (int(values[at]), values[at]))
+        order = np.array(ascending, dtype=np.int64)
     else:
         order = np.argsort(values)
     rank = np.empty(len(values), dtype=np.int64)
@@ -102,10 +106,23 @@ def leave_one_out(user: np.ndarray, timestamp: np.ndarray) -> Split:
     return Split(test, validation, train)
 
 
-def build(raw: RawData, settings: PrepareSettings, folder: Path, name: str) -> None:
+def build(
+    raw: RawData,
+    settings: PrepareSettings,
+    folder: Path,
+    name: str,
+    checksums: Mapping[str, str] | None = None,
+) -> None:
     """Filter, index, split and write the prepared folder: whole or not at all.
 
     An interaction that occurs several times counts once, at its latest time.
+
+    Args:
+        raw: what a reader returned.
+        settings: recorded in meta.json.
+        folder: where to; one that is there already is kept under another name.
+        name: the dataset's.
+        checksums: SHA-256 of each raw file, recorded in meta.json.
 
     Raises:
         UserError: nothing is left after the filter, or negatives can't be drawn.
@@ -166,8 +183,9 @@ def build(raw: RawData, settings: PrepareSettings, folder: Path, name: str) -> N
         "users": len(user_ids),
         "items": n_items,
         "interactions": len(user),
+        "raw": dict(checksums or {}),
     }
-    write_json(scratch / "meta.json", meta)
+    write_json(scratch / META, meta)
     if folder.exists():
         kept = free_name(folder)
         folder.rename(kept)
@@ -182,18 +200,32 @@ def prepared_folder(dataset_path: Path, name: str, settings: PrepareSettings) ->
     as it is.
     """
     folder = dataset_path / name / "preprocess"
-    meta_path = folder / "meta.json"
-    if folder.is_dir() and not meta_path.exists():
+    if folder.is_dir() and not is_ours(folder):
         return folder
-    if meta_path.exists():
-        meta = json.loads(meta_path.read_text())
-        if (meta["format"], meta["settings"]) == (FORMAT_VERSION, asdict(settings)):
+    source = find_source(dataset_path, name)
+    if folder.is_dir():
+        meta = json.loads((folder / META).read_text())
+        if (meta["format"], meta["settings"]) != (FORMAT_VERSION, asdict(settings)):
+            log.info("%s was prepared with other settings (%s)", folder, meta["settings"])
+        elif source and (changed := _changed(source, meta["raw"], folder / META)):
+            log.info("%s has changed since %s was prepared", changed, folder)
+        else:
             return folder
-        log.info("%s was prepared with other settings (%s)", folder, meta["settings"])
-    source = raw_source(dataset_path, name)
+    source = source or raw_source(dataset_path, name)
     log.info("Preparing %s from %s", name, " and ".join(map(str, source.paths)))
-    build(source.format.read(source.paths, settings), settings, folder, name)
+    checksums = {path.name: sha256_of(path) for path in source.paths}
+    build(source.format.read(source.paths, settings), settings, folder, name, checksums)
     return folder
+
+
+def _changed(source: Source, checksums: Mapping[str, str], meta_path: Path) -> Path | None:
+    """A raw file that isn't what was prepared; only newer ones than that are read again."""
+    prepared = meta_path.stat().st_mtime
+    for path in source.paths:
+        known = checksums.get(path.name)
+        if known is None or (path.stat().st_mtime > prepared and sha256_of(path) != known):
+            return path
+    return None
 
 
 def _write_candidates(

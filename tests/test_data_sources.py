@@ -1,6 +1,7 @@
 """Where raw files come from: the user's folder, an archive, a wheel; and what can go wrong."""
 
 import hashlib
+import os
 import shutil
 import subprocess
 import urllib.error
@@ -196,3 +197,39 @@ def test_half_a_format_is_none(tmp_path):
     (tmp_path / "mine" / "interactions.csv").write_text("user,item\n")
     with pytest.raises(UserError, match=r"looked in .* for .*interactions.csv \+ users.csv"):
         fetch.raw_source(tmp_path, "mine")
+
+
+def test_a_changed_raw_file_is_prepared_anew_and_a_touched_one_is_not(tmp_path, caplog):
+    caplog.set_level("INFO")
+    raw = write_ml100k(tmp_path / "ml-100k")
+    folder = prepared_folder(tmp_path, "ml-100k", SETTINGS)
+    before = contents(folder)
+    later = (folder / "meta.json").stat().st_mtime + 5
+    os.utime(raw / "u.user", (later, later))
+    caplog.clear()
+    assert contents(prepared_folder(tmp_path, "ml-100k", SETTINGS)) == before
+    assert not caplog.records
+    (raw / "u.user").write_text((raw / "u.user").read_text().replace("|F|", "|X|"))
+    os.utime(raw / "u.user", (later, later))
+    prepared_folder(tmp_path, "ml-100k", SETTINGS)
+    assert "u.user has changed since" in caplog.text
+    assert b"X" in contents(folder)["users.csv"]
+    assert contents(folder.with_name("preprocess.1")) == before  # the former one is kept
+
+
+def test_a_prepared_folder_outlives_its_raw_files(tmp_path, monkeypatch):
+    raw = write_ml100k(tmp_path / "ml-100k" / "raw")
+    folder = prepared_folder(tmp_path, "ml-100k", SETTINGS)
+    shutil.rmtree(raw)
+    no_network(monkeypatch)
+    assert prepared_folder(tmp_path, "ml-100k", SETTINGS) == folder
+
+
+def test_files_without_interactions_leave_nothing_after_the_filter(tmp_path):
+    home = tmp_path / "mine"
+    home.mkdir()
+    (home / "interactions.csv").write_text("user,item,timestamp\n")
+    (home / "users.csv").write_text("user,gender\n")
+    with pytest.raises(UserError, match=r"mine: no user and item with 5 interactions each"):
+        prepared_folder(tmp_path, "mine", SETTINGS)
+    assert not (home / "preprocess").exists()
