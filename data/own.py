@@ -19,6 +19,7 @@ from data.readers import (
     read_named,
     seconds,
 )
+from utils.errors import UserError
 
 
 def read_recbole(paths: list[Path], settings: PrepareSettings) -> RawData:
@@ -77,6 +78,8 @@ def _raw_data(
     )
     users.index = pd.Index(check_given(users_path, users[user]))
     users = users.drop(columns=user)
+    if taken := {"index", "raw_id"} & set(users):  # columns of the prepared users.csv
+        raise UserError(f'{users_path}: an attribute can\'t be called "{min(taken)}"; rename it')
     if "age" in users:
         users["age"] = users["age"].map(age_bracket)
     return RawData(log, described_once(users_path, users))

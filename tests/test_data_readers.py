@@ -143,6 +143,7 @@ def test_csv_with_named_columns(tmp_path):
         ("csv", "users.csv", "user,a,a\n", r'line 1: the column "a" stands there twice'),
         ("csv", "users.csv", "user,a\nx,1\nx,2\n", r"user x is described more than once"),
         ("csv", "users.csv", "user,a\nx,1\n,2\n", r"users.csv, line 3: user is empty"),
+        ("csv", "users.csv", "user,index\na,1\n", r"can't be called \"index\"; rename it"),
         ("csv", "interactions.csv", "user,item,timestamp\na,x,1\nb,y,-1\n", r"line 3: .*'-1'"),
         ("csv", "interactions.csv", "user,item,timestamp\na,x,\n", r"line 2: .*got ''"),
         ("csv", "interactions.csv", "user,item,timestamp\n\na,,1\n", r"line 3: item is empty"),
