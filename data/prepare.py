@@ -5,42 +5,36 @@ prepare (and ours what they prepared):
 
     train_interactions.csv        user,item; no header; all but the test interactions
     test_neg_interactions         a line a user: (user,positive) TAB negative TAB negative ...
-    pos_dict.npy, user_gender.npy dicts for the authors' programs; never read by ours
+    pos_dict.npy, user_gender.npy dicts for the authors' programs; ours read the genders only of
+                                  a folder that has no meta.json, hence isn't ours
 and, ours alone:
     validation_neg_interactions   the same for the second most recent interaction, which also
                                   stands in train_interactions.csv
     users.csv, items.csv          index, raw id and the users' attributes
-    meta.json                     settings and counts; written last: the folder is whole
+    meta.json                     settings, counts, and the raw files' checksums
 """
 
 import json
 import logging
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
-from data.fetch import raw_folder
-from data.readers import FORMATS, RawData
+from data.fetch import Source, find_source, raw_source, sha256_of
+from data.layout import META, is_ours
+from data.readers import PrepareSettings, RawData, latest
+from data.sampling import sample_negatives
 from utils.errors import UserError
 from utils.files import free_name, write_json
 from utils.seeds import numpy_generator
 
 log = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
-
-
-@dataclass(frozen=True)
-class PrepareSettings:
-    """What the prepared folder depends on besides the raw files."""
-
-    min_interactions: int
-    test_num_ng: int
-    split_seed: int
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -54,27 +48,45 @@ class Split:
     train: np.ndarray
 
 
-def k_core(interactions: pd.DataFrame, minimum: int) -> pd.DataFrame:
-    """Remove users and items with fewer than `minimum` interactions until none is left."""
+def k_core(user: np.ndarray, item: np.ndarray, minimum: int) -> np.ndarray:
+    """Remove users and items with fewer than `minimum` interactions until none is left.
+
+    Args:
+        user, item: (n,) indices; no pair twice.
+        minimum: of interactions.
+
+    Returns:
+        (n,) bool: the interactions that stay.
+    """
+    keep = np.ones(len(user), dtype=bool)
     while True:
-        users = interactions["user"].map(interactions["user"].value_counts())
-        items = interactions["item"].map(interactions["item"].value_counts())
-        keep = (users >= minimum) & (items >= minimum)
-        if keep.all():
-            return interactions
-        interactions = interactions[keep]
+        rows = np.flatnonzero(keep)
+        enough = np.ones(len(rows), dtype=bool)
+        for index in (user[rows], item[rows]):
+            enough &= (np.bincount(index) >= minimum)[index]
+        if enough.all():
+            return keep
+        keep[rows[~enough]] = False
 
 
-def contiguous(raw_ids: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+def contiguous(raw_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Indices from 0 in the order of the raw ids, as numbers where all are, else as text.
+
+    Args:
+        raw_ids: (n,) integers or text.
 
     Returns:
         (n,) int64 index of every entry, and the raw ids in index order.
     """
-    values = raw_ids.unique()
-    numeric = all(value.isdigit() for value in values)
-    ordered = np.array(sorted(values, key=int if numeric else str), dtype=object)
-    return pd.Index(ordered).get_indexer(raw_ids).astype(np.int64), ordered
+    codes, values = pd.factorize(raw_ids)
+    if values.dtype == object and all(value.isdecimal() for value in values):
+        ascending = sorted(range(len(values)), key=lambda at: (int(values[at]), values[at]))
+        order = np.array(ascending, dtype=np.int64)
+    else:
+        order = np.argsort(values)
+    rank = np.empty(len(values), dtype=np.int64)
+    rank[order] = np.arange(len(values))
+    return rank[codes], values[order]
 
 
 def leave_one_out(user: np.ndarray, timestamp: np.ndarray) -> Split:
@@ -94,64 +106,44 @@ def leave_one_out(user: np.ndarray, timestamp: np.ndarray) -> Split:
     return Split(test, validation, train)
 
 
-def sample_negatives(
-    user: np.ndarray,
-    item: np.ndarray,
-    n_items: int,
-    count: int,
-    rng: np.random.Generator,
-) -> np.ndarray:
-    """For every user, `count` different items that the user never touched, uniformly.
-
-    Args:
-        user, item: (n,) all interactions, whatever part of the split they are in.
-
-    Returns:
-        (n_users, count) int64.
-
-    Raises:
-        UserError: a user has touched so many items that fewer than `count` are left.
-    """
-    order = np.argsort(user, kind="stable")
-    bounds = np.searchsorted(user[order], np.arange(user.max() + 2))
-    touched_by = np.split(item[order], bounds[1:-1])
-    negatives = np.empty((len(touched_by), count), dtype=np.int64)
-    for index, touched in enumerate(tqdm(touched_by, desc="drawing negatives", leave=False)):
-        free = np.ones(n_items, dtype=bool)
-        free[touched] = False
-        untouched = np.flatnonzero(free)
-        if len(untouched) < count:
-            raise UserError(
-                f"user {index} (index) has touched {n_items - len(untouched)} of {n_items} "
-                f"items: {count} negatives can't be drawn; lower test_num_ng to at most "
-                f"{len(untouched)}"
-            )
-        negatives[index] = rng.choice(untouched, count, replace=False)
-    return negatives
-
-
-def build(raw: RawData, settings: PrepareSettings, folder: Path, name: str) -> None:
+def build(
+    raw: RawData,
+    settings: PrepareSettings,
+    folder: Path,
+    name: str,
+    checksums: Mapping[str, str] | None = None,
+) -> None:
     """Filter, index, split and write the prepared folder: whole or not at all.
 
     An interaction that occurs several times counts once, at its latest time.
 
+    Args:
+        raw: what a reader returned.
+        settings: recorded in meta.json.
+        folder: where to; one that is there already is kept under another name.
+        name: the dataset's.
+        checksums: SHA-256 of each raw file, recorded in meta.json.
+
     Raises:
         UserError: nothing is left after the filter, or negatives can't be drawn.
     """
-    latest_last = raw.interactions.sort_values("timestamp", kind="stable")
-    interactions = latest_last.drop_duplicates(["user", "item"], keep="last").sort_index()
-    if repeated := len(raw.interactions) - len(interactions):
+    user, user_ids = contiguous(raw.interactions["user"].to_numpy())
+    item, item_ids = contiguous(raw.interactions["item"].to_numpy())
+    timestamp = raw.interactions["timestamp"].to_numpy()
+    rows = latest(user * len(item_ids) + item, timestamp)
+    if repeated := len(user) - len(rows):
         log.warning("%d repeated interactions count once, at their latest time", repeated)
-    interactions = k_core(interactions, settings.min_interactions)
-    if interactions.empty:
+    rows = rows[k_core(user[rows], item[rows], settings.min_interactions)]
+    if not len(rows):
         raise UserError(
             f"{name}: no user and item with {settings.min_interactions} interactions each is "
             "left after the filter; lower min_interactions"
         )
-    user, user_ids = contiguous(interactions["user"])
-    item, item_ids = contiguous(interactions["item"])
+    user, kept_users = contiguous(user[rows])
+    item, kept_items = contiguous(item[rows])
+    user_ids, item_ids = user_ids[kept_users], item_ids[kept_items]
     n_items = len(item_ids)
-    split = leave_one_out(user, interactions["timestamp"].to_numpy())
+    split = leave_one_out(user, timestamp[rows])
     negatives = {
         part: sample_negatives(
             user,
@@ -162,7 +154,10 @@ def build(raw: RawData, settings: PrepareSettings, folder: Path, name: str) -> N
         )
         for part in ("test", "validation")
     }
-    attributes = raw.users.reindex(user_ids).fillna("")
+    raw_names = pd.Index([str(raw_id) for raw_id in user_ids])
+    if undescribed := int((~raw_names.isin(raw.users.index)).sum()):
+        log.warning("%d users are not in the users' file: attributes unknown", undescribed)
+    attributes = raw.users.reindex(raw_names).fillna("")
     scratch = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
@@ -188,8 +183,9 @@ def build(raw: RawData, settings: PrepareSettings, folder: Path, name: str) -> N
         "users": len(user_ids),
         "items": n_items,
         "interactions": len(user),
+        "raw": dict(checksums or {}),
     }
-    write_json(scratch / "meta.json", meta)
+    write_json(scratch / META, meta)
     if folder.exists():
         kept = free_name(folder)
         folder.rename(kept)
@@ -204,18 +200,32 @@ def prepared_folder(dataset_path: Path, name: str, settings: PrepareSettings) ->
     as it is.
     """
     folder = dataset_path / name / "preprocess"
-    meta_path = folder / "meta.json"
-    if folder.is_dir() and not meta_path.exists():
+    if folder.is_dir() and not is_ours(folder):
         return folder
-    if meta_path.exists():
-        meta = json.loads(meta_path.read_text())
-        if (meta["format"], meta["settings"]) == (FORMAT_VERSION, asdict(settings)):
+    source = find_source(dataset_path, name)
+    if folder.is_dir():
+        meta = json.loads((folder / META).read_text())
+        if (meta["format"], meta["settings"]) != (FORMAT_VERSION, asdict(settings)):
+            log.info("%s was prepared with other settings (%s)", folder, meta["settings"])
+        elif source and (changed := _changed(source, meta["raw"], folder / META)):
+            log.info("%s has changed since %s was prepared", changed, folder)
+        else:
             return folder
-        log.info("%s was prepared with other settings (%s)", folder, meta["settings"])
-    source = raw_folder(dataset_path, name)
-    log.info("Preparing %s from %s", name, source)
-    build(FORMATS[name].read(source), settings, folder, name)
+    source = source or raw_source(dataset_path, name)
+    log.info("Preparing %s from %s", name, " and ".join(map(str, source.paths)))
+    checksums = {path.name: sha256_of(path) for path in source.paths}
+    build(source.format.read(source.paths, settings), settings, folder, name, checksums)
     return folder
+
+
+def _changed(source: Source, checksums: Mapping[str, str], meta_path: Path) -> Path | None:
+    """A raw file that isn't what was prepared; only newer ones than that are read again."""
+    prepared = meta_path.stat().st_mtime
+    for path in source.paths:
+        known = checksums.get(path.name)
+        if known is None or (path.stat().st_mtime > prepared and sha256_of(path) != known):
+            return path
+    return None
 
 
 def _write_candidates(

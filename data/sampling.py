@@ -1,11 +1,49 @@
-"""Training batches: the positives of the training set and freshly drawn negatives."""
+"""Negatives: a fixed few a user to rank a held-out positive among, fresh ones to train on."""
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from utils.errors import UserError
+
+
+def sample_negatives(
+    user: np.ndarray,
+    item: np.ndarray,
+    n_items: int,
+    count: int,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """For every user, `count` different items that the user never touched, uniformly.
+
+    Args:
+        user, item: (n,) all interactions, whatever part of the split they are in.
+
+    Returns:
+        (n_users, count) int64.
+
+    Raises:
+        UserError: a user has touched so many items that fewer than `count` are left.
+    """
+    order = np.argsort(user, kind="stable")
+    bounds = np.searchsorted(user[order], np.arange(user.max() + 2))
+    touched_by = np.split(item[order], bounds[1:-1])
+    negatives = np.empty((len(touched_by), count), dtype=np.int64)
+    for index, touched in enumerate(tqdm(touched_by, desc="drawing negatives", leave=False)):
+        free = np.ones(n_items, dtype=bool)
+        free[touched] = False
+        untouched = np.flatnonzero(free)
+        if len(untouched) < count:
+            raise UserError(
+                f"user {index} (index) has touched {n_items - len(untouched)} of {n_items} "
+                f"items: {count} negatives can't be drawn; lower test_num_ng to at most "
+                f"{len(untouched)}"
+            )
+        negatives[index] = rng.choice(untouched, count, replace=False)
+    return negatives
 
 
 class Examples(NamedTuple):

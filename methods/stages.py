@@ -14,6 +14,7 @@ from torch import Tensor
 from data.adjacency import cached_adjacency, to_torch
 from data.dataset import Attribute, Dataset, load_attribute, load_dataset
 from data.external import load_labels
+from data.formats import default_min_interactions
 from data.prepare import PrepareSettings, prepared_folder
 from data.sampling import NegativeSampler
 from methods import METHODS
@@ -114,9 +115,17 @@ def _file_task(config: ExperimentConfig, device: torch.device) -> Task:
 
 def load_data(config: ExperimentConfig, device: torch.device) -> tuple[Dataset, Attribute | None]:
     """Fetch and prepare the data if need be, then read it; the attribute if the method needs it."""
-    settings = PrepareSettings(config.min_interactions, config.test_num_ng, config.split_seed)
+    settings = PrepareSettings(
+        config.min_interactions or default_min_interactions(config.dataset),
+        config.test_num_ng,
+        config.split_seed,
+        config.user_column,
+        config.item_column,
+        config.time_column,
+    )
     folder = prepared_folder(Path(config.dataset_path), config.dataset, settings)
-    dataset = load_dataset(folder, config.dataset, config.selection == "validation")
+    held_out = config.selection == "validation"
+    dataset = load_dataset(folder, config.dataset, held_out, config.split_seed)
     needed = Group.ATTRIBUTE in METHODS[config.method].groups
     attribute = load_attribute(folder, config.attribute) if needed else None
     return dataset.to(device), attribute

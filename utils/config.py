@@ -120,8 +120,16 @@ class ExperimentConfig:
     """Scale of adv's gradient-reversal layer."""
     adv_width: int = key(16, Group.ADV, low=1)
     """Hidden units of adv's adversary."""
-    min_interactions: int = key(5, Group.DATA, low=3)
-    """Users and items with fewer interactions are removed, repeatedly."""
+    min_interactions: int | None = key(None, Group.DATA, low=3)
+    """Users and items with fewer interactions are removed, repeatedly; null = the dataset's own
+    (lfm-2b 120, all others 5)."""
+    user_column: str = key("user", Group.DATA)
+    """The users' column in interactions.csv and users.csv of a dataset of your own."""
+    item_column: str = key("item", Group.DATA)
+    """The items' column in interactions.csv."""
+    time_column: str | None = key("timestamp", Group.DATA)
+    """The times' column in interactions.csv (numbers, or dates like 2020-01-31 12:00:00); null =
+    there is none, and the file's order counts."""
     split_seed: int = key(0, Group.DATA, low=0)
     """Seed of the sampled negatives of validation and test."""
     regularizer: str = key(

@@ -1,0 +1,180 @@
+"""Filter, indices, split, negatives: against naive oracles and by hand."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.dataset import load_attribute, load_dataset
+from data.prepare import build, contiguous, k_core, leave_one_out
+from data.readers import PrepareSettings, RawData, latest
+from data.sampling import NegativeSampler, sample_negatives
+from utils.errors import UserError
+
+pairs = st.sets(st.tuples(st.integers(0, 8), st.integers(0, 8)), max_size=60)
+events = st.lists(
+    st.tuples(st.integers(0, 4), st.integers(0, 5), st.integers(0, 3)), min_size=1, max_size=60
+)
+
+
+def naive_core(log: set[tuple[int, int]], minimum: int) -> set[tuple[int, int]]:
+    for side in (0, 1):
+        for index in range(9):
+            mine = {pair for pair in log if pair[side] == index}
+            if mine and len(mine) < minimum:
+                return naive_core(log - mine, minimum)
+    return log
+
+
+@given(pairs, st.integers(1, 5))
+def test_k_core_is_the_largest_set_in_which_all_have_enough(log, minimum):
+    rows = sorted(log)
+    user, item = np.array(rows, dtype=np.int64).reshape(-1, 2).T
+    kept = k_core(user, item, minimum)
+    assert {row for row, stays in zip(rows, kept, strict=True) if stays} == naive_core(log, minimum)
+
+
+@given(events)
+def test_a_repeated_pair_counts_at_its_latest_time_and_the_later_line_wins_ties(log):
+    user, item, time = np.array(log).T
+    best = {}
+    for row, (u, i, t) in enumerate(log):
+        if t >= log[best.get((u, i), row)][2]:
+            best[u, i] = row
+    assert latest(user * 6 + item, time).tolist() == sorted(best.values())
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), max_size=40))
+def test_the_most_recent_interaction_is_the_test_and_the_one_before_the_validation(log):
+    log += [(user, 0) for user in range(4) for _ in range(3)]
+    user, time = np.array(log).T
+    split = leave_one_out(user, time)
+    for index in range(4):
+        mine = sorted((t, row) for row, (u, t) in enumerate(log) if u == index)
+        assert split.test[index] == mine[-1][1]
+        assert split.validation[index] == mine[-2][1]
+    assert sorted([*np.flatnonzero(split.train), *split.test]) == list(range(len(log)))
+
+
+def test_between_equal_times_the_later_line_is_the_more_recent():
+    user = np.array([0, 1, 0, 1, 0, 1])
+    time = np.array([7, 7, 7, 9, 7, 7])
+    split = leave_one_out(user, time)
+    assert split.test.tolist() == [4, 3]
+    assert split.validation.tolist() == [2, 5]
+
+
+@pytest.mark.parametrize(
+    ("raw", "ordered"),
+    [
+        ([10, 2, 10], [2, 10]),
+        (["10", "2", "10"], ["2", "10"]),
+        (["10", "2", "b"], ["10", "2", "b"]),
+    ],
+)
+def test_indices_follow_the_raw_ids(raw, ordered):
+    index, ids = contiguous(np.array(raw, dtype=object if isinstance(raw[0], str) else int))
+    assert list(ids) == ordered
+    assert [ids[at] for at in index] == raw
+
+
+@given(events, st.integers(0, 2**32))
+@settings(max_examples=40)
+def test_sampled_negatives_are_different_items_that_the_user_never_touched(log, seed):
+    user, item, _ = np.array(log).T
+    negatives = sample_negatives(user, item, 9, 3, np.random.default_rng(seed))
+    for index, row in enumerate(negatives.tolist()):
+        assert len(set(row)) == 3
+        assert not set(row) & {i for u, i, _ in log if u == index}
+
+
+def test_a_user_who_touched_nearly_everything_leaves_no_negatives():
+    user, item = np.array([0, 1, 1, 1]), np.array([0, 0, 1, 2])
+    with pytest.raises(UserError, match=r"user 1 .* 3 of 4 items.*test_num_ng to at most 1"):
+        sample_negatives(user, item, 4, 2, np.random.default_rng(0))
+    with pytest.raises(UserError, match=r"user 1 .* all 3 items"):
+        NegativeSampler(torch.tensor(np.stack([user, item], axis=1)), 2, 3, 1)
+
+
+def test_training_negatives_are_no_training_positives_and_make_up_the_epoch():
+    rng = np.random.default_rng(0)
+    rows = np.unique(rng.integers(0, [30, 12], (200, 2)), axis=0)
+    rows = rows[rows[:, 1] != 11]  # nobody has touched everything
+    sampler = NegativeSampler(torch.from_numpy(rows), 30, 12, 4)
+    batches = sampler.epoch(torch.Generator().manual_seed(0))
+    positives = {tuple(row) for row in rows.tolist()}
+    drawn = list(zip(batches.users.tolist(), batches.items.tolist(), strict=True))
+    labels = batches.labels.bool().tolist()
+    assert sorted(p for p, label in zip(drawn, labels, strict=True) if label) == sorted(positives)
+    assert not positives & {p for p, label in zip(drawn, labels, strict=True) if not label}
+    assert len(drawn) == sampler.examples == 5 * len(rows)
+
+
+def raw_log(n_users: int = 12, n_items: int = 30, per_user: int = 9) -> RawData:
+    rng = np.random.default_rng(0)
+    items = np.concatenate([rng.choice(n_items, per_user, replace=False) for _ in range(n_users)])
+    users = np.repeat(np.arange(n_users), per_user)
+    log = pd.DataFrame({"user": users, "item": items, "timestamp": rng.integers(0, 9, len(users))})
+    genders = ["F" if user % 3 == 0 else "M" for user in range(n_users)]
+    people = pd.DataFrame({"gender": genders}, index=[str(user) for user in range(n_users)])
+    return RawData(log, people)
+
+
+def test_every_interaction_lands_in_one_part_and_held_out_negatives_are_untouched(tmp_path):
+    raw = raw_log()
+    build(raw, PrepareSettings(3, 10, 0), tmp_path / "p", "tiny")
+    held_out, left_in = (load_dataset(tmp_path / "p", "tiny", flag) for flag in (True, False))
+    assert left_in.validation is None
+    assert len(left_in.train) == len(held_out.train) + held_out.n_users
+    touched = {tuple(pair) for pair in left_in.train.tolist()}
+    touched |= set(zip(left_in.test.users.tolist(), left_in.test.items[:, 0].tolist(), strict=True))
+    for part in (held_out.test, held_out.validation):
+        for user, (positive, *negatives) in zip(
+            part.users.tolist(), part.items.tolist(), strict=True
+        ):
+            assert (user, positive) in touched
+            assert len(set(negatives)) == 10
+            assert not touched & {(user, item) for item in negatives}
+    assert not set(map(tuple, held_out.train.tolist())) & set(
+        zip(
+            held_out.validation.users.tolist(),
+            held_out.validation.items[:, 0].tolist(),
+            strict=True,
+        )
+    )
+
+
+def test_nothing_left_after_the_filter_says_so_and_leaves_no_folder(tmp_path):
+    with pytest.raises(UserError, match=r"tiny: no user and item with 50 .*lower min_interactions"):
+        build(raw_log(), PrepareSettings(50, 10, 0), tmp_path / "p", "tiny")
+    assert not list(tmp_path.iterdir())
+
+
+def test_users_without_a_line_have_unknown_attributes(tmp_path, caplog):
+    raw = raw_log()
+    build(
+        RawData(raw.interactions, raw.users.iloc[2:]),
+        PrepareSettings(3, 10, 0),
+        tmp_path / "p",
+        "t",
+    )
+    attribute = load_attribute(tmp_path / "p", "gender")
+    assert attribute.labels[:2].tolist() == [-1, -1]
+    assert attribute.counts() == {"F": 3, "M": 7, "unknown": 2}
+    assert "2 users are not in the users' file" in caplog.text
+
+
+def test_one_class_only_is_refused(tmp_path):
+    raw = raw_log()
+    build(
+        RawData(raw.interactions, raw.users.assign(gender="F")),
+        PrepareSettings(3, 10, 0),
+        tmp_path / "p",
+        "t",
+    )
+    with pytest.raises(UserError, match=r"has the classes \['F'\]: at least two"):
+        load_attribute(tmp_path / "p", "gender")
+    with pytest.raises(UserError, match=r'attribute "shoe_size" is not in .* it has: gender'):
+        load_attribute(tmp_path / "p", "shoe_size")
