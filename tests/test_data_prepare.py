@@ -98,18 +98,34 @@ def test_a_user_who_touched_nearly_everything_leaves_no_negatives():
         NegativeSampler(torch.tensor(np.stack([user, item], axis=1)), 2, 3, 1)
 
 
-def test_training_negatives_are_no_training_positives_and_make_up_the_epoch():
+@pytest.fixture
+def sampler_and_rows() -> tuple[NegativeSampler, np.ndarray]:
     rng = np.random.default_rng(0)
     rows = np.unique(rng.integers(0, [30, 12], (200, 2)), axis=0)
     rows = rows[rows[:, 1] != 11]  # nobody has touched everything
-    sampler = NegativeSampler(torch.from_numpy(rows), 30, 12, 4)
-    batches = sampler.epoch(torch.Generator().manual_seed(0))
+    return NegativeSampler(torch.from_numpy(rows), 30, 12, 4), rows
+
+
+def test_training_negatives_are_no_training_positives_and_make_up_the_epoch(sampler_and_rows):
+    sampler, rows = sampler_and_rows
+    users, items, labels = sampler.examples(torch.Generator().manual_seed(0))
     positives = {tuple(row) for row in rows.tolist()}
-    drawn = list(zip(batches.users.tolist(), batches.items.tolist(), strict=True))
-    labels = batches.labels.bool().tolist()
-    assert sorted(p for p, label in zip(drawn, labels, strict=True) if label) == sorted(positives)
-    assert not positives & {p for p, label in zip(drawn, labels, strict=True) if not label}
-    assert len(drawn) == sampler.examples == 5 * len(rows)
+    drawn = list(zip(users.tolist(), items.tolist(), labels.bool().tolist(), strict=True))
+    assert sorted((u, i) for u, i, label in drawn if label) == sorted(positives)
+    assert not positives & {(u, i) for u, i, label in drawn if not label}
+    assert len(drawn) == 5 * len(rows)
+    # each user has four negatives a positive
+    of_user = np.bincount(users, minlength=30)
+    np.testing.assert_array_equal(of_user, 5 * np.bincount(rows[:, 0], minlength=30))
+
+
+def test_comparisons_pair_each_positive_with_untouched_items_of_its_user(sampler_and_rows):
+    sampler, rows = sampler_and_rows
+    users, positives, negatives = sampler.comparisons(torch.Generator().manual_seed(0))
+    touched = {tuple(row) for row in rows.tolist()}
+    left = sorted(zip(users.tolist(), positives.tolist(), strict=True))
+    assert left == sorted(pair for pair in touched for _ in range(4))
+    assert not touched & set(zip(users.tolist(), negatives.tolist(), strict=True))
 
 
 def raw_log(n_users: int = 12, n_items: int = 30, per_user: int = 9) -> RawData:
