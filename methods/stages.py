@@ -22,9 +22,9 @@ from methods.regularizers import frobenius, ranking
 from methods.unlearning import Objective, Unlearned, unlearn
 from models import Recommender, build_model, top_items
 from utils.config import ExperimentConfig, Group
-from utils.embeddings import file_checksum, load_embedding, save_embedding
+from utils.embeddings import load_embedding, save_embedding
 from utils.errors import UserError
-from utils.files import write_json_lines
+from utils.files import file_checksum, write_json_lines
 from utils.metrics import evaluate
 from utils.runs import RunFolder, load_weights, save_weights
 from utils.seeds import torch_generator

@@ -1,6 +1,5 @@
 """Embedding files: arrays only, nothing in them can run, nothing that isn't finite gets in."""
 
-import hashlib
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from utils.errors import UserError
-from utils.files import replace_file
+from utils.files import file_checksum, replace_file
 
 
 def save_embedding(path: Path, embedding: np.ndarray) -> str:
@@ -62,9 +61,3 @@ def load_array(path: Path) -> np.ndarray:
         raise UserError(f"{path} does not exist") from None
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is not a NumPy array file ({error})") from None
-
-
-def file_checksum(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

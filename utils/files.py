@@ -1,6 +1,7 @@
 """Writing files so that a reader finds the whole file or none."""
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -41,3 +42,9 @@ def free_name(path: Path) -> Path:
     while (candidate := path.with_name(f"{path.name}.{number}")).exists():
         number += 1
     return candidate
+
+
+def file_checksum(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
