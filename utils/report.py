@@ -84,11 +84,15 @@ def sweep_table(summaries: list[dict[str, Any]]) -> None:
     """Log a line a run of a sweep: the keys that differ within it, then the results."""
     configs = [summary["config"] for summary in summaries]
     keys = [key for key in configs[0] if len({repr(config[key]) for config in configs}) > 1]
-    metrics = ("HR@5", "NDCG@5", "HR@10", "NDCG@10")
+    metrics = [
+        metric
+        for metric in ("HR@5", "NDCG@5", "HR@10", "NDCG@10")
+        if all("test" in summary for summary in summaries)
+    ]
     rows = [
         [
             " ".join(str(summary["config"][key]) for key in keys),
-            *(f"{summary['test'][metric]:.4f}" if "test" in summary else "" for metric in metrics),
+            *(f"{summary['test'][metric]:.4f}" for metric in metrics),
             f"{summary['seconds']:.1f}",
         ]
         for summary in summaries
