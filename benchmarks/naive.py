@@ -3,6 +3,8 @@
 The tests compare with these; the benchmarks time against them.
 """
 
+import random
+from collections.abc import Iterator
 from itertools import combinations
 
 import torch
@@ -29,7 +31,8 @@ def mmd(theta: Tensor, labels: Tensor) -> Tensor:
     n = len(theta)
     squared = (theta[:, None, :] - theta[None, :, :]).square().sum(-1)
     bandwidth = squared.detach().sum() / (n * (n - 1))
-    kernel = sum(torch.exp(-squared / (bandwidth * f)) for f in (0.25, 0.5, 1.0, 2.0, 4.0))
+    widths = [bandwidth * factor for factor in (0.25, 0.5, 1.0, 2.0, 4.0)]
+    kernel = torch.stack([torch.exp(-squared / width) for width in widths]).sum(0)
     members = [labels == c for c in range(int(labels.max()) + 1)]
     pairs = list(combinations(members, 2))
     total = theta.new_zeros(())
@@ -67,3 +70,22 @@ def hit_and_ndcg(scores: list[float], k: int) -> tuple[float, float]:
         for rank, hit in zip(ranks, hits, strict=True)
     ]
     return sum(hits) / len(hits), sum(gains) / len(gains)
+
+
+def batches(
+    pairs: list[tuple[int, int]], n_items: int, num_ng: int, size: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """An epoch of users, items and labels, sample by sample in Python."""
+    positives = set(pairs)
+    examples = [(user, item, 1.0) for user, item in pairs]
+    for user, _ in pairs:
+        for _ in range(num_ng):
+            item = random.randrange(n_items)
+            while (user, item) in positives:
+                item = random.randrange(n_items)
+            examples.append((user, item, 0.0))
+    random.shuffle(examples)
+    for start in range(0, len(examples), size):
+        batch = [tuple(map(torch.tensor, one)) for one in examples[start : start + size]]
+        users, items, labels = (torch.stack(column) for column in zip(*batch, strict=True))
+        yield users, items, labels

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from methods import d2d, u2u
 from methods.adv import AdversaryPenalty
+from methods.objective import Objective
 from methods.retrain import MMDPenalty
-from methods.unlearning import Objective
 from utils.config import ExperimentConfig, Group
 
 __all__ = ["METHODS", "Method"]

@@ -8,10 +8,10 @@ mathematics and what is done for more than two classes.
 
 from torch import Tensor
 
-from methods.mmd import mmd
-from methods.unlearning import Objective
+from methods.mmd import mmd, mmd_gradient
+from methods.objective import Objective
 
 
 def distinguishability(labels: Tensor) -> Objective:
     """l_D for these labels ((n,) int64, 0 .. C-1) as a function of θ (n, K)."""
-    return lambda theta: mmd(theta, labels)
+    return Objective(lambda theta: mmd(theta, labels), lambda theta: mmd_gradient(theta, labels))

@@ -3,18 +3,16 @@
 import torch
 from torch import Tensor
 
-from methods.unlearning import Objective
+from methods.objective import Objective
 from models import EmbeddingScorer
 
 
 def frobenius(theta_star: Tensor) -> Objective:
     """||θ - θ*||_F² (eq. 7); θ* is the original user embedding (n, K)."""
-
-    def loss(theta: Tensor) -> tuple[Tensor, Tensor]:
-        move = theta - theta_star
-        return move.square().sum(dtype=torch.float64), 2 * move
-
-    return loss
+    return Objective(
+        lambda theta: (theta - theta_star).square().sum(dtype=torch.float64),
+        lambda theta: (theta - theta_star).mul_(2),
+    )
 
 
 def ranking(scorer: EmbeddingScorer, margin: float) -> Objective:
@@ -29,12 +27,13 @@ def ranking(scorer: EmbeddingScorer, margin: float) -> Objective:
         margin: how far neighbours in that order should stay apart, in logits.
     """
 
-    def loss(theta: Tensor) -> tuple[Tensor, Tensor]:
+    def value(theta: Tensor) -> Tensor:
+        scores = scorer(theta)
+        return torch.relu(margin - (scores[:, :-1] - scores[:, 1:])).sum()
+
+    def gradient(theta: Tensor) -> Tensor:
         with torch.enable_grad():
             theta = theta.detach().requires_grad_()
-            scores = scorer(theta)
-            value = torch.relu(margin - (scores[:, :-1] - scores[:, 1:])).sum()
-            (gradient,) = torch.autograd.grad(value, theta)
-        return value.detach(), gradient
+            return torch.autograd.grad(value(theta), theta)[0]
 
-    return loss
+    return Objective(value, gradient)

@@ -8,22 +8,20 @@ The MMD is that of all users; as in the artefact it is added on every 50th batch
 import torch
 from torch import Tensor, nn
 
-from methods.mmd import mmd
+from methods.mmd import mmd, mmd_gradient
 
 
 class _MMD(torch.autograd.Function):
-    """`mmd` as a node of an autograd graph: its gradient is known, only scaled."""
+    """`mmd` as a node of an autograd graph."""
 
     @staticmethod
     def forward(ctx, theta: Tensor, labels: Tensor) -> Tensor:
-        value, gradient = mmd(theta, labels)
-        ctx.save_for_backward(gradient)
-        return value.to(theta.dtype)
+        ctx.save_for_backward(theta, labels)
+        return mmd(theta, labels).to(theta.dtype)
 
     @staticmethod
     def backward(ctx, scale: Tensor):
-        (gradient,) = ctx.saved_tensors
-        return scale * gradient, None
+        return scale * mmd_gradient(*ctx.saved_tensors), None
 
 
 class MMDPenalty(nn.Module):

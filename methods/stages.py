@@ -18,8 +18,9 @@ from data.formats import default_min_interactions
 from data.prepare import PrepareSettings, prepared_folder
 from data.sampling import NegativeSampler
 from methods import METHODS
+from methods.objective import Objective
 from methods.regularizers import frobenius, ranking
-from methods.unlearning import Objective, Unlearned, unlearn
+from methods.unlearning import Optimizer, Unlearned, unlearn
 from models import Recommender, build_model, top_items
 from utils.config import ExperimentConfig, Group
 from utils.embeddings import load_embedding, save_embedding
@@ -53,6 +54,12 @@ class Task:
 
 def task_of(config: ExperimentConfig, device: torch.device, run: Run) -> Task:
     """The task of a config; `run` provides the original that a post-training method edits."""
+    exact = (config.method, config.regularizer, config.au_trade_off > 0)
+    if config.unlearn_optimizer == "exact" and exact != ("u2u", "frobenius", True):
+        raise UserError(
+            'unlearn_optimizer "exact" is the closed form of method "u2u" with regularizer '
+            '"frobenius" and au_trade_off above 0; take "adam" for anything else'
+        )
     if config.user_embedding:
         return _file_task(config, device)
     return _dataset_task(config, device, run)
@@ -197,5 +204,7 @@ def _unlearn(
 ) -> Unlearned:
     distinguishability = METHODS[config.method].distinguishability
     assert distinguishability is not None
-    steps, lr = config.unlearn_steps, config.unlearn_lr
-    return unlearn(theta, labels, distinguishability, regularizer, config.au_trade_off, steps, lr)
+    optimizer = Optimizer(
+        config.unlearn_optimizer, config.unlearn_steps, config.unlearn_lr, config.unlearn_tolerance
+    )
+    return unlearn(theta, labels, distinguishability, regularizer, config.au_trade_off, optimizer)

@@ -13,20 +13,28 @@ O(NK) time and memory for any number of classes.
 import torch
 from torch import Tensor
 
-from methods.unlearning import Objective
+from methods.objective import Objective
 
 
 def distinguishability(labels: Tensor) -> Objective:
     """l_U for these labels ((n,) int64, 0 .. C-1) as a function of θ (n, K)."""
     counts = torch.bincount(labels)
     degrees = (len(labels) - counts)[labels][:, None]
+    members = torch.nn.functional.one_hot(labels)  # (n, C)
 
-    def loss(theta: Tensor) -> tuple[Tensor, Tensor]:
+    def product(theta: Tensor) -> Tensor:
+        """L θ, for θ of mean zero: then what is outside a class is minus what is inside."""
+        inside = members.T.to(theta.dtype) @ theta
+        return torch.addcmul(inside[labels], degrees.to(theta.dtype), theta)
+
+    def value(theta: Tensor) -> Tensor:
         theta = theta - theta.mean(0)  # l_U doesn't see a shift; smaller numbers round less
-        product = degrees * theta - _sum_outside(theta, labels, len(counts))
-        return 2 * (theta * product).sum(dtype=torch.float64), 4 * product
+        return 2 * (theta * product(theta)).sum(dtype=torch.float64)
 
-    return loss
+    def gradient(theta: Tensor) -> Tensor:
+        return product(theta - theta.mean(0)).mul_(4)
+
+    return Objective(value, gradient, lambda star, alpha: minimiser(star, labels, alpha))
 
 
 def minimiser(theta_star: Tensor, labels: Tensor, alpha: float) -> Tensor:
@@ -40,15 +48,7 @@ def minimiser(theta_star: Tensor, labels: Tensor, alpha: float) -> Tensor:
     counts = torch.bincount(labels)
     shift = theta_star.mean(0)
     centred = theta_star - shift  # so that T* = 0
-    own = torch.zeros(len(counts), theta_star.shape[1], dtype=theta_star.dtype)
-    own = own.to(theta_star.device).index_add_(0, labels, centred)
-    own *= alpha / (2 * n + alpha)
-    theta = alpha * centred - 2 * own[labels]
+    members = torch.nn.functional.one_hot(labels).to(theta_star.dtype)
+    inside = members.T @ centred * (alpha / (2 * n + alpha))
+    theta = alpha * centred - 2 * inside[labels]
     return theta / (2 * (n - counts[labels]) + alpha)[:, None] + shift
-
-
-def _sum_outside(theta: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """(n, K): for each user, the sum of all θ_j of other classes."""
-    own = torch.zeros(classes, theta.shape[1], dtype=theta.dtype, device=theta.device)
-    own.index_add_(0, labels, theta)
-    return (own.sum(0) - own)[labels]

@@ -10,10 +10,29 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from methods.objective import Objective
 from utils.errors import UserError
 
-Objective = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""Maps θ (n, K) to its loss (a scalar) and the gradient (n, K)."""
+REPORT_EVERY = 50
+"""Steps from one evaluation of the losses to the next."""
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """How eq. 1 is minimised.
+
+    Attributes:
+        name: a key of STEPPERS.
+        steps: at most this many.
+        lr: Adam's rate.
+        tolerance: end as soon as l_u is at most this share of its first value, looked at every
+            REPORT_EVERY steps; 0 = never.
+    """
+
+    name: str
+    steps: int
+    lr: float
+    tolerance: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -23,9 +42,9 @@ class Unlearned:
     Attributes:
         embedding: (n, K), the new user embedding.
         moved: ||θ - θ*||_F / ||θ*||_F.
-        history: a dict every 50 steps: step, distinguishability (l_u) and regularizer (l_r)
-            before the step.
-        seconds: time of the optimisation loop alone, as in the papers' Table 2.
+        history: dicts of step, distinguishability (l_u) and regularizer (l_r) after that step;
+            the first is that of θ*, the last that of the result.
+        seconds: time of the optimisation alone, as in the papers' Table 2.
     """
 
     embedding: Tensor
@@ -35,7 +54,83 @@ class Unlearned:
 
     def summary(self) -> dict[str, Any]:
         """What a run's summary records."""
-        return {"moved": self.moved, "losses": self.history[-1], "seconds": self.seconds}
+        first, last = self.history[0], self.history[-1]
+        return {
+            "moved": self.moved,
+            "losses": {"before": first, "after": last},
+            "seconds": self.seconds,
+        }
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Eq. 1 for the users of known label; the others' rows stay as they are.
+
+    Attributes:
+        distinguishability: l_u of the known users' rows.
+        regularizer: l_r of all rows.
+        alpha: weight of l_r.
+        known: (n,) bool.
+        everyone: whether all are known.
+    """
+
+    distinguishability: Objective
+    regularizer: Objective
+    alpha: float
+    known: Tensor
+    everyone: bool
+
+    def values(self, theta: Tensor) -> tuple[float, float]:
+        """l_u and l_r."""
+        hidden = self.distinguishability.value(self._rows(theta))
+        return hidden.item(), self.regularizer.value(theta).item()
+
+    def gradient(self, theta: Tensor) -> Tensor:
+        """(n, K); zero for users of unknown label."""
+        hidden = self.distinguishability.gradient(self._rows(theta))
+        if self.alpha:
+            kept = self.regularizer.gradient(theta)
+            hidden.add_(self._rows(kept), alpha=self.alpha)
+        if self.everyone:
+            return hidden
+        gradient = torch.zeros_like(theta)
+        gradient[self.known] = hidden
+        return gradient
+
+    def _rows(self, theta: Tensor) -> Tensor:
+        return theta if self.everyone else theta[self.known]
+
+
+Report = Callable[[int, Tensor], bool]
+"""Takes note of θ after a step; True if it is good enough."""
+
+
+def _adam(problem: Problem, theta: Tensor, optimizer: Optimizer, report: Report, bar: tqdm) -> None:
+    """Full-batch Adam on θ in place, the published optimiser."""
+    adam = torch.optim.Adam([theta], lr=optimizer.lr, fused=True)
+    for step in range(1, optimizer.steps + 1):
+        # a zero gradient all along leaves a row as it is: Adam divides 0 by epsilon
+        theta.grad = problem.gradient(theta)
+        adam.step()
+        bar.update()
+        if (step % REPORT_EVERY == 0 or step == optimizer.steps) and report(step, theta):
+            return
+
+
+def _exact(
+    problem: Problem, theta: Tensor, optimizer: Optimizer, report: Report, bar: tqdm
+) -> None:
+    """The closed form, of an l_u that has one with the Frobenius regulariser."""
+    closed_form = problem.distinguishability.minimiser
+    assert closed_form is not None
+    theta[problem.known] = closed_form(theta[problem.known], problem.alpha)
+    report(1, theta)
+
+
+STEPPERS: dict[str, Callable[[Problem, Tensor, Optimizer, Report, tqdm], None]] = {
+    "adam": _adam,
+    "exact": _exact,
+}
 
 
 def unlearn(
@@ -44,10 +139,9 @@ def unlearn(
     distinguishability: Callable[[Tensor], Objective],
     regularizer: Objective,
     alpha: float,
-    steps: int,
-    lr: float,
+    optimizer: Optimizer,
 ) -> Unlearned:
-    """`steps` full-batch Adam steps from θ*; the last one is kept, as in the artefact.
+    """Minimise eq. 1 from θ*; the last step is kept, as in the artefact.
 
     Args:
         theta_star: (n, K) original user embedding.
@@ -55,35 +149,35 @@ def unlearn(
         distinguishability: gives l_u for the labels of known users.
         regularizer: l_r, of all users.
         alpha: weight of l_r.
-        steps, lr: Adam's.
+        optimizer: which, and how far.
 
     Raises:
         UserError: a loss is not finite.
     """
     known = labels >= 0
-    hidden_loss = distinguishability(labels[known])
+    problem = Problem(
+        distinguishability(labels[known]), regularizer, alpha, known, bool(known.all())
+    )
     theta = theta_star.clone()
-    optimizer = torch.optim.Adam([theta], lr=lr)
-    history = []
-    start = time.perf_counter()
-    bar = tqdm(range(1, steps + 1), desc="unlearning", unit="step", leave=False)
-    with torch.no_grad():
-        for step in bar:
-            hidden, hidden_gradient = hidden_loss(theta[known])
-            kept, gradient = regularizer(theta)
-            # a zero gradient all along leaves a row as it is: Adam divides 0 by epsilon
-            theta.grad = torch.zeros_like(theta)
-            theta.grad[known] = hidden_gradient + alpha * gradient[known]
-            optimizer.step()
-            if step == 1 or step % 50 == 0 or step == steps:
-                record = {"distinguishability": hidden.item(), "regularizer": kept.item()}
-                if not all(map(math.isfinite, record.values())):
-                    raise UserError(
-                        f"step {step} of {steps}: the loss is not finite ({record}); lower "
-                        f"unlearn_lr (now {lr:g})"
-                    )
-                history.append({"step": step, **record})
-                bar.set_postfix_str(f"distinguishability {hidden.item():.4g}")
-    seconds = time.perf_counter() - start
+    history: list[dict[str, float]] = []
+    bar = tqdm(total=optimizer.steps, desc="unlearning", unit="step", leave=False)
+
+    def report(step: int, theta: Tensor) -> bool:
+        hidden, kept = problem.values(theta)
+        if not (math.isfinite(hidden) and math.isfinite(kept)):
+            raise UserError(
+                f"step {step} of {optimizer.steps}: the loss is not finite ({hidden} + {alpha} x "
+                f"{kept}); lower unlearn_lr (now {optimizer.lr:g})"
+            )
+        history.append({"step": step, "distinguishability": hidden, "regularizer": kept})
+        bar.set_postfix_str(f"distinguishability {hidden:.4g}", refresh=False)
+        enough = optimizer.tolerance * history[0]["distinguishability"]
+        return optimizer.tolerance > 0 and hidden <= enough
+
+    with bar, torch.no_grad():
+        report(0, theta)
+        start = time.perf_counter()
+        STEPPERS[optimizer.name](problem, theta, optimizer, report, bar)
+        seconds = time.perf_counter() - start
     moved = (theta - theta_star).norm() / theta_star.norm()
     return Unlearned(theta, moved.item(), history, seconds)

@@ -48,6 +48,7 @@ class LightGCN(Recommender):
 
     default_embedding_size = 64
     layers = 3
+    graph: Tensor
 
     def __init__(
         self,

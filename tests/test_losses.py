@@ -5,9 +5,9 @@ import torch
 
 from benchmarks import naive
 from methods import d2d, u2u
-from methods.mmd import mmd
+from methods.mmd import mmd, mmd_gradient
 from methods.regularizers import frobenius, ranking
-from methods.unlearning import unlearn
+from methods.unlearning import Optimizer, unlearn
 
 
 def users(n=60, k=5, classes=2, seed=0, dtype=torch.float64):
@@ -29,7 +29,8 @@ def autograd(function, theta, *arguments):
 @pytest.mark.parametrize("classes", [2, 5])
 def test_u2u_equals_the_dense_laplacian(classes):
     theta, labels = users(classes=classes)
-    value, gradient = u2u.distinguishability(labels)(theta)
+    loss = u2u.distinguishability(labels)
+    value, gradient = loss.value(theta), loss.gradient(theta)
     expected_value, expected_gradient = autograd(naive.u2u, theta, labels)
     torch.testing.assert_close(value, expected_value)
     torch.testing.assert_close(gradient, expected_gradient)
@@ -43,7 +44,7 @@ def test_u2u_is_the_sum_over_pairs_of_eq_9():
         for j in range(12)
         if labels[i] != labels[j]
     )
-    torch.testing.assert_close(u2u.distinguishability(labels)(theta)[0], pairs)
+    torch.testing.assert_close(u2u.distinguishability(labels).value(theta), pairs)
 
 
 @pytest.mark.parametrize("classes", [2, 5])
@@ -55,26 +56,31 @@ def test_u2u_minimiser_solves_the_dense_system_and_is_stationary(classes):
     expected = torch.linalg.solve(system, alpha * theta_star)
     theta = u2u.minimiser(theta_star, labels, alpha)
     torch.testing.assert_close(theta, expected)
-    gradient = u2u.distinguishability(labels)(theta)[1] + alpha * frobenius(theta_star)(theta)[1]
-    assert gradient.abs().max() < 1e-9 < u2u.distinguishability(labels)(theta_star)[1].abs().max()
+    loss, held = u2u.distinguishability(labels), frobenius(theta_star)
+    gradient = loss.gradient(theta) + alpha * held.gradient(theta)
+    assert gradient.abs().max() < 1e-9 < loss.gradient(theta_star).abs().max()
 
 
-def test_u2u_gradient_descent_reaches_the_minimiser():
+def test_every_optimiser_reaches_the_minimiser_of_u2u():
     theta_star, labels = users(n=20)
     alpha = 10.0
     goal = u2u.minimiser(theta_star, labels, alpha)
     arguments = (theta_star, labels, u2u.distinguishability, frobenius(theta_star), alpha)
-    far = unlearn(*arguments, steps=50, lr=0.01).embedding
-    near = unlearn(*arguments, steps=3000, lr=0.01).embedding
-    assert (far - goal).norm() > 0.1
-    assert (near - goal).norm() < 1e-3
+    results = {
+        name: unlearn(*arguments, Optimizer(name, steps, 0.01)).embedding
+        for name, steps in (("adam", 3000), ("exact", 1))
+    }
+    early = unlearn(*arguments, Optimizer("adam", 50, 0.01)).embedding
+    assert (early - goal).norm() > 0.1
+    for name, theta in results.items():
+        assert (theta - goal).norm() < 1e-3, name
 
 
 @pytest.mark.parametrize("tile", [1, 7, 16, 1000])
 @pytest.mark.parametrize("classes", [2, 5])
 def test_mmd_equals_naive_autograd(classes, tile):
     theta, labels = users(classes=classes)
-    value, gradient = mmd(theta, labels, tile)
+    value, gradient = mmd(theta, labels, tile), mmd_gradient(theta, labels, tile)
     expected_value, expected_gradient = autograd(naive.mmd, theta, labels)
     torch.testing.assert_close(value, expected_value)
     torch.testing.assert_close(gradient, expected_gradient)
@@ -96,48 +102,46 @@ def test_mmd_gradient_is_that_of_a_constant_bandwidth():
     moved = torch.zeros_like(theta)
     moved[3, 1] = step
     slope = (frozen(theta + moved) - frozen(theta - moved)) / (2 * step)
-    torch.testing.assert_close(mmd(theta, labels)[1][3, 1], slope, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(mmd_gradient(theta, labels)[3, 1], slope, rtol=1e-6, atol=1e-9)
 
 
 def test_mmd_of_a_sample_with_itself_is_zero():
     x, _ = users(n=30)
     theta, labels = torch.cat([x, x]), torch.arange(60) // 30
-    value, gradient = mmd(theta, labels)
-    assert abs(value) < 1e-12
-    assert gradient.abs().max() < 1e-12
-    assert mmd(theta + labels[:, None], labels)[0] > 0.1  # and not of shifted ones
+    assert abs(mmd(theta, labels)) < 1e-12
+    assert mmd_gradient(theta, labels).abs().max() < 1e-12
+    assert mmd(theta + labels[:, None], labels) > 0.1  # and not of shifted ones
 
 
 def test_mmd_sees_neither_translation_nor_scale_nor_the_order_or_names_of_classes():
     theta, labels = users()
-    value, gradient = mmd(theta, labels)
-    torch.testing.assert_close(mmd(theta + 100, labels)[0], value)
-    torch.testing.assert_close(mmd(3 * theta, labels)[0], value)  # the bandwidth follows
-    torch.testing.assert_close(mmd(theta, 1 - labels)[0], value)
+    value, gradient = mmd(theta, labels), mmd_gradient(theta, labels)
+    torch.testing.assert_close(mmd(theta + 100, labels), value)
+    torch.testing.assert_close(mmd(3 * theta, labels), value)  # the bandwidth follows
+    torch.testing.assert_close(mmd(theta, 1 - labels), value)
     order = torch.randperm(len(theta))
-    shuffled = mmd(theta[order], labels[order])
-    torch.testing.assert_close(shuffled[0], value)
-    torch.testing.assert_close(shuffled[1], gradient[order])
+    torch.testing.assert_close(mmd(theta[order], labels[order]), value)
+    torch.testing.assert_close(mmd_gradient(theta[order], labels[order]), gradient[order])
 
 
 def test_mmd_of_one_point_is_zero_and_stays_there():
     theta, labels = torch.ones(10, 3), torch.arange(10) % 2
-    value, gradient = mmd(theta, labels)
-    assert value == 0
-    assert not gradient.any()
+    assert mmd(theta, labels) == 0
+    assert not mmd_gradient(theta, labels).any()
 
 
 def test_float32_is_close_to_float64():
     theta, labels = users(n=300, k=16)
-    value, gradient = mmd(theta.float(), labels)
-    torch.testing.assert_close(value, mmd(theta, labels)[0], rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(gradient.double(), mmd(theta, labels)[1], rtol=1e-3, atol=1e-7)
+    value, gradient = mmd(theta.float(), labels), mmd_gradient(theta.float(), labels)
+    torch.testing.assert_close(value, mmd(theta, labels), rtol=1e-4, atol=1e-6)
+    expected = mmd_gradient(theta, labels)
+    torch.testing.assert_close(gradient.double(), expected, rtol=1e-3, atol=1e-7)
 
 
 def test_frobenius_against_autograd():
     theta, _ = users()
     star = theta + 0.1
-    value, gradient = frobenius(star)(theta)
+    value, gradient = frobenius(star).value(theta), frobenius(star).gradient(theta)
     expected = autograd(lambda t: torch.linalg.matrix_norm(t - star) ** 2, theta)
     torch.testing.assert_close((value, gradient), expected)
 
@@ -145,7 +149,8 @@ def test_frobenius_against_autograd():
 def test_ranking_hinge_by_hand():
     # two users, three top items each, scores are the embedding's own entries
     theta = torch.tensor([[3.0, 2.98, 1.0], [1.0, 2.0, 0.0]])
-    value, gradient = ranking(lambda t: t, margin=0.05)(theta)
+    loss = ranking(lambda t: t, margin=0.05)
+    value, gradient = loss.value(theta), loss.gradient(theta)
     # user 0: 0.05 - 0.02, and 0; user 1: 0.05 - (1 - 2), and 0
     assert value.item() == pytest.approx(0.03 + 1.05, abs=1e-6)
     assert gradient.tolist() == [[-1, 1, 0], [-1, 1, 0]]
@@ -154,18 +159,59 @@ def test_ranking_hinge_by_hand():
 def test_unlearning_leaves_users_of_unknown_label_untouched():
     theta, labels = users()
     labels[::7] = -1
-    result = unlearn(theta, labels, d2d.distinguishability, frobenius(theta), 1e-6, 20, 1e-2)
+    result = unlearn(
+        theta, labels, d2d.distinguishability, frobenius(theta), 1e-6, Optimizer("adam", 20, 1e-2)
+    )
     moved = (result.embedding != theta).any(1)
     assert torch.equal(moved, labels >= 0)
 
 
 def test_d2d_lowers_the_mmd_and_alpha_holds_it_back():
     theta, labels = users(n=200)
-    before = mmd(theta, labels)[0]
+    before = mmd(theta, labels)
 
     def after(alpha):
-        return unlearn(theta, labels, d2d.distinguishability, frobenius(theta), alpha, 200, 1e-2)
+        return unlearn(
+            theta,
+            labels,
+            d2d.distinguishability,
+            frobenius(theta),
+            alpha,
+            Optimizer("adam", 200, 1e-2),
+        )
 
     free, held = after(1e-6), after(10.0)
-    assert mmd(free.embedding, labels)[0] < before / 20
+    assert mmd(free.embedding, labels) < before / 20
     assert held.moved < free.moved / 5
+
+
+def test_history_starts_with_the_original_and_ends_with_the_result():
+    theta, labels = users()
+    arguments = (theta, labels, d2d.distinguishability, frobenius(theta), 1e-3)
+    result = unlearn(*arguments, Optimizer("adam", 120, 1e-2))
+    assert [record["step"] for record in result.history] == [0, 50, 100, 120]
+    first, last = result.history[0], result.history[-1]
+    assert first["distinguishability"] == pytest.approx(mmd(theta, labels).item())
+    assert first["regularizer"] == 0
+    assert last["distinguishability"] == pytest.approx(mmd(result.embedding, labels).item())
+    move = (result.embedding - theta).norm()
+    assert last["regularizer"] == pytest.approx(move.item() ** 2)
+    assert result.moved == pytest.approx((move / theta.norm()).item())
+
+
+def test_tolerance_ends_at_the_stated_share():
+    theta, labels = users(n=200)
+    arguments = (theta, labels, d2d.distinguishability, frobenius(theta), 1e-6)
+    before = mmd(theta, labels)
+    result = unlearn(*arguments, Optimizer("adam", 1000, 1e-2, tolerance=0.1))
+    assert result.history[-1]["step"] < 1000
+    assert mmd(result.embedding, labels) <= 0.1 * before
+    assert result.history[-2]["distinguishability"] > 0.1 * before
+
+
+@pytest.mark.parametrize("optimizer", [Optimizer("adam", 3, 1e-2), Optimizer("exact", 1, 0)])
+def test_u2u_leaves_unknown_users_untouched_with_every_optimiser(optimizer):
+    theta, labels = users()
+    labels[::7] = -1
+    result = unlearn(theta, labels, u2u.distinguishability, frobenius(theta), 1.0, optimizer)
+    assert torch.equal((result.embedding != theta).any(1), labels >= 0)

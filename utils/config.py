@@ -138,9 +138,14 @@ class ExperimentConfig:
     """What holds the embedding back: its distance from the original (eq. 7), or the artefact's
     hinge on each user's original top items."""
     unlearn_steps: int = key(500, Group.POST_TRAINING, low=1)
-    """Full-batch Adam steps of u2u and d2d; the last one is kept."""
+    """Full-batch steps of u2u and d2d; the last one is kept."""
     unlearn_lr: float = key(0.001, Group.POST_TRAINING, above=0, high=10)
     """Adam's learning rate in u2u and d2d."""
+    unlearn_optimizer: str = key("adam", Group.POST_TRAINING, choices=("adam", "exact"))
+    """How u2u and d2d minimise: the published Adam, or the closed form that u2u has with the
+    Frobenius regulariser."""
+    unlearn_tolerance: float = key(0.0, Group.POST_TRAINING, low=0, high=1)
+    """End as soon as the distinguishability loss is this share of its first value; 0 = never."""
     ranking_top: int = key(20, Group.POST_TRAINING, low=2)
     """regularizer "ranking": how many of a user's original top items keep their order."""
     ranking_margin: float = key(0.05, Group.POST_TRAINING, low=0, high=1e12)
