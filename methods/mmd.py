@@ -22,8 +22,8 @@ from itertools import combinations_with_replacement
 import torch
 from torch import Tensor
 
-TILE = 512
-"""Users a tile: half a tile of float32 a core stays in its level-2 cache."""
+TILE = 384
+"""Users a tile: two tiles of float32, 1.2 MB, about fill a core's level-2 cache."""
 
 
 def mean_squared_distance(x: Tensor) -> Tensor:
@@ -58,22 +58,19 @@ def mmd_gradient(theta: Tensor, labels: Tensor, tile: int = TILE) -> Tensor:
     """
     layout = _Layout.of(theta, labels, tile)
     x = layout.x
-    gradient = torch.zeros_like(x)
+    with_ones = torch.cat([x, torch.ones_like(x[:, :1])], 1)
+    # row i: Σ_j S_ij [x_j, 1] with S = W Σ p e^p
+    sums = torch.zeros_like(with_ones)
     for rows, columns, weight, e in layout.kernel_tiles():
         slope = e.clone()
         for p in (2, 4, 8, 16):
             slope.add_(e.square_(), alpha=p)
-        slope *= -4 * weight / layout.scale
-        gradient[rows].addcmul_(slope.sum(1, keepdim=True), x[rows]).addmm_(
-            slope, x[columns], alpha=-1
-        )
+        sums[rows].addmm_(slope, with_ones[columns], alpha=weight)
         if rows != columns:
-            gradient[columns].addcmul_(slope.sum(0)[:, None], x[columns]).addmm_(
-                slope.T, x[rows], alpha=-1
-            )
-    unsorted = torch.empty_like(gradient)
-    unsorted[layout.order] = gradient
-    return unsorted
+            sums[columns].addmm_(slope.T, with_ones[rows], alpha=weight)
+    gradient = torch.empty_like(x)
+    gradient[layout.order] = (sums[:, :-1] - sums[:, -1:] * x) * (4 / layout.scale)
+    return gradient
 
 
 @dataclass(frozen=True)
@@ -110,7 +107,7 @@ class _Layout:
         left = torch.cat([self.x, norms, ones], 1)
         right = torch.cat([2 * self.x, -ones, -norms], 1) / self.scale
         for (rows, a), (columns, b) in combinations_with_replacement(self._tiles(), 2):
-            e = (left[rows] @ right[columns].T).clamp_(max=0)
+            e = left[rows] @ right[columns].T
             if rows == columns:
                 e.fill_diagonal_(0)
             yield rows, columns, self._weight(a, b), e.exp_()
