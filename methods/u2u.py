@@ -18,14 +18,13 @@ from methods.objective import Objective
 
 def distinguishability(labels: Tensor) -> Objective:
     """l_U for these labels ((n,) int64, 0 .. C-1) as a function of θ (n, K)."""
-    counts = torch.bincount(labels)
-    degrees = (len(labels) - counts)[labels][:, None]
+    degrees = (len(labels) - torch.bincount(labels))[labels][:, None]
     members = torch.nn.functional.one_hot(labels)  # (n, C)
 
     def product(theta: Tensor) -> Tensor:
         """L θ, for θ of mean zero: then what is outside a class is minus what is inside."""
-        inside = members.T.to(theta.dtype) @ theta
-        return torch.addcmul(inside[labels], degrees.to(theta.dtype), theta)
+        of_class = members.to(theta.dtype)
+        return (degrees.to(theta.dtype) * theta).addmm_(of_class, of_class.T @ theta)
 
     def value(theta: Tensor) -> Tensor:
         theta = theta - theta.mean(0)  # l_U doesn't see a shift; smaller numbers round less
