@@ -82,8 +82,8 @@ def to_torch(adjacency: sp.csr_array) -> Tensor:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
         return torch.sparse_csr_tensor(
-            torch.from_numpy(adjacency.indptr.astype(np.int64)),
-            torch.from_numpy(adjacency.indices.astype(np.int64)),
+            torch.from_numpy(adjacency.indptr.astype(np.int32)),
+            torch.from_numpy(adjacency.indices.astype(np.int32)),
             torch.from_numpy(adjacency.data),
             size=adjacency.shape,
             check_invariants=True,
