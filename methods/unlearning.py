@@ -13,7 +13,7 @@ from tqdm import tqdm
 from methods.objective import Objective
 from utils.errors import UserError
 
-REPORT_EVERY = 50
+REPORT_EVERY = 20
 """Steps from one evaluation of the losses to the next."""
 
 

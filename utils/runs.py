@@ -2,7 +2,7 @@
 
     config.json             the whole config; `python main.py --config` on it repeats the run
     train_log.log           what was printed, with times
-    metrics.jsonl           a line an epoch, or 50 steps of unlearning
+    metrics.jsonl           a line an epoch, or 20 steps of unlearning
     weights/final_model.pth state_dict of the recommender (its name is `target_model`)
     weights/user_embedding.npy (n_users, d) float32
     summary.json            results, seconds, environment, checksums; written last: done
