@@ -64,7 +64,8 @@ def unlearn(
     hidden_loss = distinguishability(labels[known])
     theta = theta_star.clone()
     optimizer = torch.optim.Adam([theta], lr=lr)
-    history = []
+    history: list[dict[str, float]] = []
+    pending: list[tuple[Tensor, Tensor]] = []
     start = time.perf_counter()
     bar = tqdm(range(1, steps + 1), desc="unlearning", unit="step", leave=False)
     with torch.no_grad():
@@ -75,15 +76,26 @@ def unlearn(
             theta.grad = torch.zeros_like(theta)
             theta.grad[known] = hidden_gradient + alpha * gradient[known]
             optimizer.step()
+            pending.append((hidden, kept))
             if step == 1 or step % 50 == 0 or step == steps:
-                record = {"distinguishability": hidden.item(), "regularizer": kept.item()}
-                if not all(map(math.isfinite, record.values())):
-                    raise UserError(
-                        f"step {step} of {steps}: the loss is not finite ({record}); lower "
-                        f"unlearn_lr (now {lr:g})"
-                    )
-                history.append({"step": step, **record})
-                bar.set_postfix_str(f"distinguishability {hidden.item():.4g}")
+                # read together: reading a loss makes the CPU wait for the device
+                losses = [(a.item(), b.item()) for a, b in pending]
+                pending.clear()
+                for number, (a, b) in enumerate(losses, start=step + 1 - len(losses)):
+                    if not (math.isfinite(a) and math.isfinite(b)):
+                        raise _diverged(number, steps, lr, f"the loss is {a:g} + alpha * {b:g}")
+                a, b = losses[-1]
+                history.append({"step": step, "distinguishability": a, "regularizer": b})
+                bar.set_postfix_str(f"distinguishability {a:.4g}")
     seconds = time.perf_counter() - start
+    if not theta.isfinite().all():
+        raise _diverged(steps, steps, lr, f"the embedding is not finite after a loss of {a:g}")
     moved = (theta - theta_star).norm() / theta_star.norm()
     return Unlearned(theta, moved.item(), history, seconds)
+
+
+def _diverged(step: int, steps: int, lr: float, what: str) -> UserError:
+    return UserError(
+        f"step {step} of {steps}: {what}; lower unlearn_lr (now {lr:g}) or au_trade_off. "
+        "Last good state: the original, which is as it was"
+    )
