@@ -21,6 +21,8 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT))
 
+import torch  # noqa: E402
+
 import attack  # noqa: E402
 import main  # noqa: E402
 
@@ -48,6 +50,14 @@ def child(work: Callable[[], int], workspace: Path, die_at: int | None, counter:
     os.dup2(quiet, 2)
     sys.addaudithook(watch)
     os._exit(work())
+
+
+def warm_up() -> None:
+    """What torch imports only at its first optimiser: before the forks, once."""
+    torch.set_num_threads(1)
+    weights = torch.nn.Parameter(torch.zeros(1))
+    weights.grad = torch.zeros(1)
+    torch.optim.Adam([weights], fused=True).step()
 
 
 def start(
@@ -90,6 +100,7 @@ def run_whole(commands: list[list[str]]) -> int:
 def torment(workspace: Path, kills: int, seed: int, commands: list[list[str]]) -> None:
     """Run whole once for the yardstick, then with kills until there were enough and it is done."""
     os.chdir(workspace)
+    warm_up()
     rng = random.Random(seed)
 
     def work() -> int:
