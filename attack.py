@@ -3,48 +3,56 @@
 python attack.py [--config FILE] [key=value ...]; configs/attack_config.json says what to do.
 """
 
-import json
+import hashlib
 import logging
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from data.dataset import Attribute, load_attribute
 from data.external import load_labels
+from data.prepare import locked_dataset
 from methods import METHODS
 from models import MODELS
 from utils.attack_protocols import Protocol, attack
 from utils.attackers import ATTACKERS
-from utils.cli import command
-from utils.config import AttackConfig, Choices, ExperimentConfig, Group, identity
+from utils.cli import Command, execute
+from utils.config import AttackConfig, ExperimentConfig, Group, identity
 from utils.embeddings import load_embedding
 from utils.errors import UserError
-from utils.files import write_json
+from utils.files import read_json_object, write_json
+from utils.locks import locked
 from utils.logs import log_file
-from utils.report import command_for, describe_attack
+from utils.report import attack_remarks, command_for, describe_attack
 from utils.runs import run_path
-from utils.runtime import available_cores
+from utils.runtime import available_cores, environment
 
 log = logging.getLogger(__name__)
 
 
 def run(config: AttackConfig) -> dict[str, Any]:
     """Attack one embedding: a run's, or that of a file."""
-    target = target_file(config) if config.user_embedding else target_run(config)
-    with log_file(target.log):
-        log.info("Attack (%s) on %s", config.protocol, target.title)
-        jobs = config.threads or available_cores()
-        labels, classes = target.attribute.labels, target.attribute.classes
-        result = attack(target.embedding, labels, config.attackers, Protocol.of(config), jobs)
-        result |= {
-            "attribute": target.attribute.name,
-            "positive_class": classes[1] if len(classes) == 2 else None,
-        }
-        describe_attack(result)
-        save(target.result, config, result)
+    file, folder = config.user_embedding, run_path(config, METHODS[config.method].groups)
+    with locked(Path(file) if file else folder, config.busy):
+        target = target_file(config, Path(file)) if file else target_run(config, folder)
+        with log_file(target.log):
+            log.info("Attack (%s) on %s", config.protocol, target.title)
+            jobs = config.threads or available_cores()
+            labels, classes = target.attribute.labels, target.attribute.classes
+            result = attack(target.embedding, labels, config.attackers, Protocol.of(config), jobs)
+            result |= {
+                "attribute": target.attribute.name,
+                "positive_class": classes[1] if len(classes) == 2 else None,
+                "remarks": attack_remarks(result, original_result(config)),
+                "environment": environment(torch.device("cpu")),
+                "checksums": target.checksums(),
+            }
+            describe_attack(result)
+            save(target.result, config, result)
     return result
 
 
@@ -57,6 +65,11 @@ class Target:
     attribute: Attribute
     result: Path
     log: Path
+
+    def checksums(self) -> dict[str, str]:
+        """SHA-256 of all that the result depends on besides the config."""
+        embedding = hashlib.sha256(self.embedding.tobytes()).hexdigest()
+        return {"user_embedding": embedding, "labels": self.attribute.checksum}
 
 
 def load_run(config: AttackConfig) -> np.ndarray:
@@ -89,47 +102,87 @@ def load_run_labels(config: AttackConfig, n_users: int) -> Attribute:
     return attribute
 
 
-def target_run(config: AttackConfig) -> Target:
+def target_run(config: AttackConfig, folder: Path) -> Target:
     """The embedding in a finished run's folder."""
-    method = METHODS[config.method]
-    folder = run_path(config, method.groups)
+    title = f"{METHODS[config.method].title}: {folder}"
     embedding = load_run(config)
-    attribute = load_run_labels(config, len(embedding))
+    with locked_dataset(Path(config.dataset_path), config.dataset):
+        attribute = load_run_labels(config, len(embedding))
     logs = folder / "train_log-attack.log"
-    return Target(f"{method.title}: {folder}", embedding, attribute, folder / "attack.json", logs)
+    return Target(title, embedding, attribute, folder / "attack.json", logs)
 
 
-def target_file(config: AttackConfig) -> Target:
+def target_file(config: AttackConfig, path: Path) -> Target:
     """An embedding of your own; results go beside it."""
-    path = Path(config.user_embedding or "")
-    if not config.labels:
-        raise UserError(f"user_embedding {path} needs labels=FILE: who trains the attacker?")
+    assert config.labels  # checked at the door
     embedding = load_embedding(path)
     attribute = load_labels(Path(config.labels), config.attribute, len(embedding))
     beside = [path.with_name(f"{path.stem}.attack{ending}") for ending in (".json", ".log")]
     return Target(str(path), embedding, attribute, *beside)
 
 
+def saved_results(path: Path) -> dict[str, Any]:
+    """What an attack.json holds, an entry an attribute and protocol; nothing if it isn't there.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    if not path.exists():
+        return {}
+    if (content := read_json_object(path)) is None:
+        raise UserError(f"{path} is damaged; move it away and attack again")
+    return content
+
+
+def original_result(config: AttackConfig) -> dict[str, Any] | None:
+    """What the same attack found in the original, if that was attacked."""
+    if config.user_embedding or config.method == "original":
+        return None
+    original = run_path(replace(config, method="original"), METHODS["original"].groups)
+    found = saved_results(original / "attack.json").get(entry(config))
+    same = found and found["settings"] == identity(config, [Group.ATTACK])
+    return found if same else None
+
+
+def entry(config: AttackConfig) -> str:
+    """The name of an attack in attack.json."""
+    return f"{config.attribute}/{config.protocol}"
+
+
 def save(path: Path, config: AttackConfig, result: dict[str, Any]) -> None:
     """Add the result to the run's attack.json, an entry an attribute and protocol."""
-    content = json.loads(path.read_text()) if path.exists() else {}
+    content = saved_results(path)
     settings = identity(config, [Group.ATTACK])
-    content[f"{config.attribute}/{config.protocol}"] = {"settings": settings, **result}
+    content[entry(config)] = {"settings": settings, **result}
     write_json(path, content)
     log.info("  saved in %s", path)
 
 
-def run_all(configs: list[AttackConfig]) -> None:
-    """Every combination of a sweep."""
-    for config in configs:
-        run(config)
+def check(config: AttackConfig) -> None:
+    """Refuse keys that make no sense together."""
+    if config.user_embedding and not config.labels:
+        raise UserError(
+            f"user_embedding {config.user_embedding} needs labels=FILE: who trains the attacker?"
+        )
+    if config.labels and not config.user_embedding:
+        raise UserError(f"labels {config.labels} belongs to user_embedding=FILE, which is missing")
+
+
+COMMAND = Command(
+    program="attack.py",
+    config=AttackConfig,
+    default_config="configs/attack_config.json",
+    choices={"method": METHODS, "model": MODELS, "attackers": ATTACKERS},
+    check=check,
+    run=run,
+    close=lambda results: None,  # each attack has shown its own
+    kept="Attacks that had ended are saved.",
+)
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
-    choices: Choices = {"method": METHODS, "model": MODELS, "attackers": ATTACKERS}
-    kept = "Attacks that had ended are saved."
-    return command(AttackConfig, "configs/attack_config.json", choices, run_all, kept, argv)
+    return execute(COMMAND, argv)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,12 @@ from dataclasses import asdict
 from typing import Any
 
 from methods import METHODS
-from methods.stages import task_of
+from methods.stages import check, task_of
 from models import MODELS
-from utils.cli import command
-from utils.config import Choices, ExperimentConfig
-from utils.files import file_checksum
+from utils.cli import Command, execute
+from utils.config import ExperimentConfig
 from utils.logs import log_file
-from utils.report import describe_run, sweep_table
+from utils.report import describe_run, remarks, sweep_table
 from utils.runs import RunFolder
 from utils.runtime import environment, peak_memory_mb, resolve_device
 
@@ -32,40 +31,44 @@ def run(config: ExperimentConfig, asked: bool = True) -> dict[str, Any]:
     device = resolve_device(config.device)
     task = task_of(config, device, run=lambda original: run(original, asked=False))
     folder = RunFolder.of(config, task.groups, task.checksums)
-    if summary := folder.finished():
-        if asked:
-            log.info("%s is done already; here is what came out.", folder.path)
-            describe_run(summary, folder.path)
-        return summary
-    folder.start(config)
-    with log_file(folder.path / "train_log.log"):
-        log.info("%s: %s", METHODS[config.method].title, folder.path)
-        if not asked:
-            log.info("  (trained first: the method starts from it)")
-        summary = {
-            "config": asdict(config),
-            **task.work(folder),
-            "peak_memory_mb": peak_memory_mb(),
-            "environment": environment(device),
-            "checksums": {**task.checksums, "user_embedding": file_checksum(folder.embedding_path)},
-        }
-        folder.finish(summary)
-        describe_run(summary, folder.path, next_steps=asked)
+    with folder.locked(config.busy):
+        if summary := folder.finished():
+            if asked:
+                log.info("%s is done already; here is what came out.", folder.path)
+                describe_run(summary, folder.path)
+            return summary
+        folder.start(config)
+        with log_file(folder.path / "train_log.log"):
+            log.info("%s: %s", METHODS[config.method].title, folder.path)
+            if not asked:
+                log.info("  (trained first: the method starts from it)")
+            summary = {"config": asdict(config), **task.work(folder)}
+            summary |= {
+                "remarks": remarks(summary),
+                "peak_memory_mb": peak_memory_mb(),
+                "environment": environment(device),
+                "checksums": {**task.checksums, **folder.checksums()},
+            }
+            folder.finish(summary)
+            describe_run(summary, folder.path, next_steps=asked)
     return summary
 
 
-def run_all(configs: list[ExperimentConfig]) -> None:
-    """Every combination of a sweep, and a table at its end."""
-    summaries = [run(config) for config in configs]
-    if len(summaries) > 1:
-        sweep_table(summaries)
+COMMAND = Command(
+    program="main.py",
+    config=ExperimentConfig,
+    default_config="configs/exp_config.json",
+    choices={"method": METHODS, "model": MODELS},
+    check=check,
+    run=run,
+    close=sweep_table,
+    kept="Finished epochs and runs are kept.",
+)
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
-    choices: Choices = {"method": METHODS, "model": MODELS}
-    kept = "Finished epochs and runs are kept: the same command goes on from there."
-    return command(ExperimentConfig, "configs/exp_config.json", choices, run_all, kept, argv)
+    return execute(COMMAND, argv)
 
 
 if __name__ == "__main__":

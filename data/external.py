@@ -29,10 +29,10 @@ def load_labels(path: Path, name: str, n_users: int) -> Attribute:
         array = load_array(path)
         if array.ndim != 1:
             raise UserError(f"{path} must hold one label a row, got shape {array.shape}")
+        if array.dtype.kind not in "iuU":
+            raise UserError(f"{path} must hold whole numbers or text, got {array.dtype}")
         values = pd.Series(array)
-        if not (pd.api.types.is_integer_dtype(values) or pd.api.types.is_string_dtype(values)):
-            raise UserError(f"{path} must hold whole numbers or text, got {values.dtype}")
-        if pd.api.types.is_integer_dtype(values):
+        if array.dtype.kind in "iu":
             values = values.map(lambda number: str(number) if number >= 0 else "")
     else:
         try:

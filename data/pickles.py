@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.lib import format as npy
 
-from utils.errors import UserError
+from utils.errors import UserError, first_line
 
 
 class _Array:
@@ -92,9 +92,8 @@ def load_dict(path: Path) -> dict[Any, Any]:
         if not isinstance(content, dict):
             raise ValueError(f"it holds a {type(content).__name__}")
     except Exception as error:  # a damaged pickle can raise anything at all
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"{path} is not a dict of plain values stored by np.save ({reason}); nothing in it "
-            "was run"
+            f"{path} is not a dict of plain values stored by np.save ({first_line(error)}); "
+            "nothing in it was run"
         ) from None
     return content

@@ -14,22 +14,23 @@ and, ours alone:
     meta.json                     settings, counts, and the raw files' checksums
 """
 
-import json
 import logging
 import shutil
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from data.fetch import Source, find_source, raw_source
+from data.fetch import ARCHIVES, Source, find_source, raw_source
 from data.layout import META, is_ours
 from data.readers import PrepareSettings, RawData, latest
 from data.sampling import sample_negatives
 from utils.errors import UserError
-from utils.files import file_checksum, free_name, write_json
+from utils.files import file_checksum, free_name, named, read_json_object, write_json
+from utils.locks import locked
 from utils.seeds import numpy_generator
 
 log = logging.getLogger(__name__)
@@ -159,23 +160,7 @@ def build(
         log.warning("%d users are not in the users' file: attributes unknown", undescribed)
     attributes = raw.users.reindex(raw_names).fillna("")
     scratch = folder.with_name(f".{folder.name}.new")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    train = pd.DataFrame({"user": user[split.train], "item": item[split.train]})
-    train.to_csv(scratch / "train_interactions.csv", header=False, index=False)
-    for part, rows in (("test", split.test), ("validation", split.validation)):
-        _write_candidates(
-            scratch / f"{part}_neg_interactions", user[rows], item[rows], negatives[part]
-        )
-    positives = train.groupby("user")["item"].agg(list).to_dict()
-    _write_dict(scratch / "pos_dict.npy", positives)
-    if "gender" in attributes:
-        genders = dict(enumerate(attributes["gender"]))
-        _write_dict(scratch / "user_gender.npy", genders)
-    users = attributes.rename_axis("raw_id").reset_index().rename_axis("index")
-    users.to_csv(scratch / "users.csv")
-    items = pd.DataFrame({"raw_id": item_ids}).rename_axis("index")
-    items.to_csv(scratch / "items.csv")
+    shutil.rmtree(scratch, ignore_errors=True)  # a killed process may have left one
     meta = {
         "format": FORMAT_VERSION,
         "dataset": name,
@@ -185,12 +170,56 @@ def build(
         "interactions": len(user),
         "raw": dict(checksums or {}),
     }
-    write_json(scratch / META, meta)
+    try:
+        with named(folder):
+            scratch.mkdir(parents=True)
+            _write(scratch, user, item, split, negatives, attributes, item_ids)
+            write_json(scratch / META, meta)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
     if folder.exists():
         kept = free_name(folder)
         folder.rename(kept)
         log.warning("The former %s was kept as %s", folder, kept.name)
     scratch.rename(folder)
+
+
+def _write(
+    folder: Path,
+    user: np.ndarray,
+    item: np.ndarray,
+    split: Split,
+    negatives: Mapping[str, np.ndarray],
+    attributes: pd.DataFrame,
+    item_ids: np.ndarray,
+) -> None:
+    """All files but meta.json; the arguments are `build`'s variables of the same names."""
+    train = pd.DataFrame({"user": user[split.train], "item": item[split.train]})
+    train.to_csv(folder / "train_interactions.csv", header=False, index=False)
+    for part, rows in (("test", split.test), ("validation", split.validation)):
+        _write_candidates(
+            folder / f"{part}_neg_interactions", user[rows], item[rows], negatives[part]
+        )
+    positives = train.groupby("user")["item"].agg(list).to_dict()
+    _write_dict(folder / "pos_dict.npy", positives)
+    if "gender" in attributes:
+        genders = dict(enumerate(attributes["gender"]))
+        _write_dict(folder / "user_gender.npy", genders)
+    users = attributes.rename_axis("raw_id").reset_index().rename_axis("index")
+    users.to_csv(folder / "users.csv")
+    items = pd.DataFrame({"raw_id": item_ids}).rename_axis("index")
+    items.to_csv(folder / "items.csv")
+
+
+def locked_dataset(dataset_path: Path, name: str) -> AbstractContextManager[None]:
+    """Keep other processes from preparing or reading dataset `name` while the context lasts.
+
+    Runs that have nothing else in common share a dataset, so they always wait for one another.
+    """
+    if name in ARCHIVES:  # else the folder is the user's to make
+        (dataset_path / name).mkdir(parents=True, exist_ok=True)
+    return locked(dataset_path / name / "preprocess", busy="wait")
 
 
 def prepared_folder(dataset_path: Path, name: str, settings: PrepareSettings) -> Path:
@@ -204,9 +233,11 @@ def prepared_folder(dataset_path: Path, name: str, settings: PrepareSettings) ->
         return folder
     source = find_source(dataset_path, name)
     if folder.is_dir():
-        meta = json.loads((folder / META).read_text())
-        if (meta["format"], meta["settings"]) != (FORMAT_VERSION, asdict(settings)):
-            log.info("%s was prepared with other settings (%s)", folder, meta["settings"])
+        meta = read_json_object(folder / META)
+        if meta is None or not isinstance(meta.get("raw"), dict):
+            log.warning("%s is damaged; preparing %s anew", folder / META, name)
+        elif (meta.get("format"), meta.get("settings")) != (FORMAT_VERSION, asdict(settings)):
+            log.info("%s was prepared with other settings (%s)", folder, meta.get("settings"))
         elif source and (changed := _changed(source, meta["raw"], folder / META)):
             log.info("%s has changed since %s was prepared", changed, folder)
         else:

@@ -15,7 +15,7 @@ from data.adjacency import cached_adjacency, to_torch
 from data.dataset import Attribute, Dataset, load_attribute, load_dataset
 from data.external import load_labels
 from data.formats import default_min_interactions
-from data.prepare import PrepareSettings, prepared_folder
+from data.prepare import PrepareSettings, locked_dataset, prepared_folder
 from data.sampling import NegativeSampler
 from methods import METHODS
 from methods.objective import Objective
@@ -28,6 +28,7 @@ from utils.errors import UserError
 from utils.files import file_checksum, write_json_lines
 from utils.metrics import evaluate
 from utils.runs import RunFolder, load_weights, save_weights
+from utils.runtime import resolve_device
 from utils.seeds import torch_generator
 from utils.training import Trained, TrainingSettings, train
 
@@ -65,6 +66,27 @@ def task_of(config: ExperimentConfig, device: torch.device, run: Run) -> Task:
     return _dataset_task(config, device, run)
 
 
+def check(config: ExperimentConfig) -> None:
+    """Refuse keys that make no sense together.
+
+    Raises:
+        UserError: says which, and what to do.
+    """
+    resolve_device(config.device)
+    path = config.user_embedding
+    if config.target_model == "user_embedding.npy":
+        raise UserError("target_model can't be \"user_embedding.npy\", the embedding's own name")
+    if config.labels and not path:
+        raise UserError(f"labels {config.labels} belongs to user_embedding=FILE, which is missing")
+    edits = METHODS[config.method].distinguishability
+    if path and not (edits and config.regularizer == "frobenius" and config.labels):
+        able = ", ".join(name for name in METHODS if METHODS[name].distinguishability)
+        raise UserError(
+            f"user_embedding {path} needs labels=FILE, a method that edits a finished embedding "
+            f'({able}) and regularizer "frobenius": there is no model to train or to rank with'
+        )
+
+
 def _dataset_task(config: ExperimentConfig, device: torch.device, run: Run) -> Task:
     method = METHODS[config.method]
     dataset, attribute = load_data(config, device)
@@ -93,14 +115,8 @@ def _dataset_task(config: ExperimentConfig, device: torch.device, run: Run) -> T
 
 
 def _file_task(config: ExperimentConfig, device: torch.device) -> Task:
-    method = METHODS[config.method]
-    path = Path(config.user_embedding or "")
-    if not method.distinguishability or config.regularizer != "frobenius" or not config.labels:
-        able = ", ".join(name for name in METHODS if METHODS[name].distinguishability)
-        raise UserError(
-            f"user_embedding {path} needs labels=FILE, a method that edits a finished embedding "
-            f'({able}) and regularizer "frobenius": there is no model to train or to rank with'
-        )
+    assert config.user_embedding and config.labels  # checked at the door
+    path = Path(config.user_embedding)
     theta_star = load_embedding(path)
     attribute = load_labels(Path(config.labels), config.attribute, len(theta_star))
 
@@ -130,11 +146,12 @@ def load_data(config: ExperimentConfig, device: torch.device) -> tuple[Dataset, 
         config.item_column,
         config.time_column,
     )
-    folder = prepared_folder(Path(config.dataset_path), config.dataset, settings)
     held_out = config.selection == "validation"
-    dataset = load_dataset(folder, config.dataset, held_out, config.split_seed)
     needed = Group.ATTRIBUTE in METHODS[config.method].groups
-    attribute = load_attribute(folder, config.attribute) if needed else None
+    with locked_dataset(Path(config.dataset_path), config.dataset):
+        folder = prepared_folder(Path(config.dataset_path), config.dataset, settings)
+        dataset = load_dataset(folder, config.dataset, held_out, config.split_seed)
+        attribute = load_attribute(folder, config.attribute) if needed else None
     return dataset.to(device), attribute
 
 
@@ -143,7 +160,9 @@ def fresh_model(config: ExperimentConfig, dataset: Dataset) -> Recommender:
 
     def graph() -> Tensor:
         sizes = (dataset.n_users, dataset.n_items)
-        return to_torch(cached_adjacency(dataset.graph_path, dataset.train.cpu().numpy(), *sizes))
+        with locked_dataset(Path(config.dataset_path), config.dataset):
+            pairs = dataset.train.cpu().numpy()
+            return to_torch(cached_adjacency(dataset.graph_path, pairs, *sizes))
 
     generator = torch_generator(config.seed, "init", config.model)
     sizes = (dataset.n_users, dataset.n_items, config.embedding_size)

@@ -101,24 +101,29 @@ class Problem:
         return theta if self.everyone else theta[self.known]
 
 
+Tick = Callable[[Tensor], None]
+"""Called with θ after every step."""
+
 Report = Callable[[int, Tensor], bool]
-"""Takes note of θ after a step; True if it is good enough."""
+"""Takes note of the losses of θ after a step; True if it is good enough."""
 
 
-def _adam(problem: Problem, theta: Tensor, optimizer: Optimizer, report: Report, bar: tqdm) -> None:
+def _adam(
+    problem: Problem, theta: Tensor, optimizer: Optimizer, report: Report, tick: Tick
+) -> None:
     """Full-batch Adam on θ in place, the published optimiser."""
     adam = torch.optim.Adam([theta], lr=optimizer.lr, fused=True)
     for step in range(1, optimizer.steps + 1):
         # a zero gradient all along leaves a row as it is: Adam divides 0 by epsilon
         theta.grad = problem.gradient(theta)
         adam.step()
-        bar.update()
+        tick(theta)
         if (step % REPORT_EVERY == 0 or step == optimizer.steps) and report(step, theta):
             return
 
 
 def _exact(
-    problem: Problem, theta: Tensor, optimizer: Optimizer, report: Report, bar: tqdm
+    problem: Problem, theta: Tensor, optimizer: Optimizer, report: Report, tick: Tick
 ) -> None:
     """The closed form, of an l_u that has one with the Frobenius regulariser."""
     closed_form = problem.distinguishability.minimiser
@@ -127,7 +132,7 @@ def _exact(
     report(1, theta)
 
 
-STEPPERS: dict[str, Callable[[Problem, Tensor, Optimizer, Report, tqdm], None]] = {
+STEPPERS: dict[str, Callable[[Problem, Tensor, Optimizer, Report, Tick], None]] = {
     "adam": _adam,
     "exact": _exact,
 }
@@ -162,13 +167,22 @@ def unlearn(
     history: list[dict[str, float]] = []
     bar = tqdm(total=optimizer.steps, desc="unlearning", unit="step", leave=False)
 
+    # whether θ was finite after each step since the last report; read together, since reading
+    # one makes the CPU wait for the device
+    finite: list[Tensor] = []
+
+    def tick(theta: Tensor) -> None:
+        finite.append(theta.isfinite().all())
+        bar.update()
+
     def report(step: int, theta: Tensor) -> bool:
+        alive = [bool(one) for one in finite]
+        if not all(alive):
+            raise _diverged(step + 1 - len(alive) + alive.index(False), optimizer, history)
+        finite.clear()
         hidden, kept = problem.values(theta)
         if not (math.isfinite(hidden) and math.isfinite(kept)):
-            raise UserError(
-                f"step {step} of {optimizer.steps}: the loss is not finite ({hidden} + {alpha} x "
-                f"{kept}); lower unlearn_lr (now {optimizer.lr:g})"
-            )
+            raise _diverged(step, optimizer, history)
         history.append({"step": step, "distinguishability": hidden, "regularizer": kept})
         bar.set_postfix_str(f"distinguishability {hidden:.4g}", refresh=False)
         enough = optimizer.tolerance * history[0]["distinguishability"]
@@ -177,7 +191,16 @@ def unlearn(
     with bar, torch.no_grad():
         report(0, theta)
         start = time.perf_counter()
-        STEPPERS[optimizer.name](problem, theta, optimizer, report, bar)
+        STEPPERS[optimizer.name](problem, theta, optimizer, report, tick)
         seconds = time.perf_counter() - start
     moved = (theta - theta_star).norm() / theta_star.norm()
     return Unlearned(theta, moved.item(), history, seconds)
+
+
+def _diverged(step: int, optimizer: Optimizer, history: list[dict[str, float]]) -> UserError:
+    before = f", {history[-1]['distinguishability']:g} before" if history else ""
+    return UserError(
+        f"step {step} of {optimizer.steps}: the loss is no longer finite{before}; lower "
+        f"unlearn_lr (now {optimizer.lr:g}) or au_trade_off. Last good state: the original, "
+        "which is as it was"
+    )

@@ -1,55 +1,116 @@
-"""What both commands share: arguments, help, and one line for what a user got wrong."""
+"""What both commands share: arguments, help, sweeps, and one line for what went wrong."""
 
 import argparse
 import logging
+import shlex
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from utils.config import AttackConfig, Choices, ExperimentConfig, describe, load_configs
-from utils.errors import UserError
+from utils.errors import UserError, in_one_line
 from utils.logs import console
+from utils.report import sweep_point
 from utils.runtime import set_threads
 
 log = logging.getLogger(__name__)
 
 
-def command(
-    cls: type[ExperimentConfig] | type[AttackConfig],
-    default_config: str,
-    choices: Choices,
-    run: Callable[[list[Any]], None],
-    kept: str,
-    argv: Sequence[str] | None = None,
-) -> int:
-    """Read the config and run; returns the exit code.
+@dataclass(frozen=True)
+class Command:
+    """One of the two commands.
 
-    Args:
-        cls: the command's config.
+    Attributes:
+        program: its file.
+        config: its config.
         default_config: the JSON file it reads unless told otherwise.
         choices: names allowed for keys whose registry lives outside utils.
-        run: does the work for the configs of a sweep.
-        kept: what to say after Ctrl-C.
-        argv: arguments, sys.argv's by default.
+        check: refuses keys that make no sense together, before anything is computed.
+        run: does the work for one combination of a sweep.
+        close: shows what came out of a sweep.
+        kept: what is there after Ctrl-C.
     """
-    parser = argparse.ArgumentParser(
+
+    program: str
+    config: type[ExperimentConfig] | type[AttackConfig]
+    default_config: str
+    choices: Choices
+    check: Callable[[Any], None]
+    run: Callable[[Any], dict[str, Any]]
+    close: Callable[[list[dict[str, Any]]], None]
+    kept: str
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see python {self.prog} --help")
+
+
+def execute(command: Command, argv: Sequence[str] | None = None) -> int:
+    """Read the config and run.
+
+    Args:
+        command: which.
+        argv: arguments, sys.argv's by default.
+
+    Returns:
+        The exit code: 0, 2 where the user can mend something, 1 after an unexpected failure in a
+        sweep, 130 after Ctrl-C.
+    """
+    parser = _Parser(
+        prog=command.program,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description=f"{cls.__doc__}",
-        epilog=f"Keys of the config and their defaults:\n{describe(cls, choices)}",
+        description=f"{command.config.__doc__}",
+        epilog="Keys of the config and their defaults:\n"
+        + describe(command.config, command.choices),
     )
-    parser.add_argument("--config", type=Path, default=Path(default_config), metavar="FILE")
+    default_config = Path(command.default_config)
+    parser.add_argument("--config", type=Path, default=default_config, metavar="FILE")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="override a key")
-    arguments = parser.parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
     try:
-        configs = load_configs(cls, arguments.config, arguments.overrides, choices)
+        given = parser.parse_args(argv)
+        configs = load_configs(command.config, given.config, given.overrides, command.choices)
         set_threads(configs[0].threads)
         with console():
-            run(configs)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+            for config in configs:
+                command.check(config)
+            return _run_all(command, configs)
+    except (UserError, OSError, MemoryError, RuntimeError) as error:
+        if (line := in_one_line(error)) is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"\nInterrupted. {kept}", file=sys.stderr)
+        again = shlex.join(["python", command.program, *argv])
+        print(f"\nInterrupted. {command.kept} To go on: {again}", file=sys.stderr)
         return 130
-    return 0
+
+
+def _run_all(command: Command, configs: list[Any]) -> int:
+    """Every combination; a failing one in a sweep is named at the end, the others go on."""
+    if len(configs) == 1:
+        command.run(configs[0])
+        return 0
+    done: list[dict[str, Any]] = []
+    failures: list[str] = []
+    exit_code = 0
+    for config in configs:
+        try:
+            done.append(command.run(config))
+        except Exception as error:
+            line = in_one_line(error)
+            exit_code = exit_code or (2 if line else 1)
+            if line is None:
+                log.exception("unexpected")
+            line = line or f"unexpected: {type(error).__name__}: {error}"
+            point = sweep_point(config, configs)
+            log.error("%s: %s; going on with the others", point, line)
+            failures.append(f"error: {point}: {' '.join(line.splitlines())}")
+    if done:
+        command.close(done)
+    for failure in failures:
+        print(failure, file=sys.stderr)
+    return exit_code

@@ -16,6 +16,7 @@ import re
 import textwrap
 import types
 import typing
+import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -66,8 +67,10 @@ def key(
     return dataclasses.field(default=default, metadata=rules)
 
 
-NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
-DEVICE = r"cpu|cuda(:\d+)?"
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
+DEVICE = r"cpu|cuda(:\d{1,3})?"
+WHOLE_MAX = 2**31 - 1
+"""The largest whole number that a key takes where no other bound is stated."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ class ExperimentConfig:
     """Which epoch is kept: the best HR@10 on each user's second most recent interaction (held
     out from training), the best on test (as the artefact does: optimistic, for comparison), or
     the last."""
-    embedding_size: int | None = key(None, Group.TRAINING, low=1)
+    embedding_size: int | None = key(None, Group.TRAINING, low=1, high=65536)
     """Dimensions of the user embedding; null = the model's own (ncf 32, lgn 64)."""
     loss: str = key("bce", Group.TRAINING, choices=("bce", "bpr"))
     """Recommendation loss: binary cross-entropy on positives and negatives (the artefact), or
@@ -156,8 +159,10 @@ class ExperimentConfig:
     """Labels of its rows, in order: a .npy file, or a CSV with a column named like `attribute`."""
     results_path: str = key("exp_results/", Group.PLACE)
     """Folder of the run folders."""
-    threads: int | None = key(None, Group.PLACE, low=1)
+    threads: int | None = key(None, Group.PLACE, low=1, high=4096)
     """CPU threads; null = every core this process may use."""
+    busy: str = key("wait", Group.PLACE, choices=("wait", "end"))
+    """What to do when another process is at work in the same run folder: wait for it, or end."""
 
 
 @dataclass(frozen=True)
@@ -209,8 +214,10 @@ class AttackConfig:
     """Labels of its rows, in order: a .npy file, or a CSV with a column named like `attribute`."""
     results_path: str = key("exp_results/", Group.PLACE)
     """Folder of the run folders."""
-    threads: int | None = key(None, Group.PLACE, low=1)
+    threads: int | None = key(None, Group.PLACE, low=1, high=4096)
     """CPU threads; null = every core this process may use."""
+    busy: str = key("wait", Group.PLACE, choices=("wait", "end"))
+    """What to do when another process is at work in the same run folder: wait for it, or end."""
 
 
 Config = TypeVar("Config", bound="ExperimentConfig | AttackConfig")
@@ -241,7 +248,7 @@ def load_configs(
             raise UserError(f'"{override}" is not of the form key=value, e.g. method=d2d')
         try:
             value = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             value = text
         values[name] = (value, "command line")
     fields = {field.name: field for field in dataclasses.fields(cls)}
@@ -249,7 +256,8 @@ def load_configs(
     for name, (value, origin) in values.items():
         if name not in fields:
             near = difflib.get_close_matches(name, fields, n=1, cutoff=0)
-            raise UserError(f'{origin}: unknown key "{name}"; did you mean "{near[0]}"?')
+            unknown = json.dumps(name[:100])
+            raise UserError(f'{origin}: unknown key {unknown}; did you mean "{near[0]}"?')
         many = fields[name].metadata["sweep"] and isinstance(value, list)
         if many and not value:
             raise UserError(f'{origin}: "{name}" is an empty list; name at least one value')
@@ -280,6 +288,8 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not UTF-8 text; save it as UTF-8") from None
     except OSError as error:
         raise UserError(f"{path} can't be read: {error.strerror}") from None
+    except ValueError:
+        raise UserError(f"{path!r} is not the name of a file") from None
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
@@ -293,6 +303,8 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path}, line {error.lineno}, column {error.colno}: not valid JSON ({error.msg})"
         ) from None
+    except (ValueError, RecursionError) as error:  # a number of 5000 digits, 1000 brackets
+        raise UserError(f"{path}: not a config ({str(error).split(';')[0]})") from None
     if not isinstance(content, dict):
         raise UserError(f'{path} must hold one JSON object {{"key": value, ...}}')
     return content
@@ -316,7 +328,9 @@ def checked(
 
     def refuse(expected: str) -> typing.NoReturn:
         expected += " or null" if optional else ""
-        raise UserError(f'{origin}: "{field.name}" must be {expected}, got {json.dumps(value)}')
+        given = json.dumps(value)
+        given = given if len(given) <= 100 else f"{given[:100]}..."
+        raise UserError(f'{origin}: "{field.name}" must be {expected}, got {given}')
 
     if typing.get_origin(kind) is tuple:
         names = [value] if isinstance(value, str) else value
@@ -336,6 +350,8 @@ def checked(
         if not isinstance(value, str) or not re.fullmatch(pattern, value):
             hint = {NAME: "a plain name", DEVICE: '"cpu" or "cuda:0"'}
             refuse(hint.get(rules["pattern"], "text"))
+        if any(unicodedata.category(character) in ("Cc", "Cs") for character in value):
+            refuse("text without control characters")
         return value
     number = isinstance(value, int | float) and not isinstance(value, bool)
     bounds = [
@@ -356,6 +372,8 @@ def checked(
     )
     if not inside:
         refuse(expected)
+    if kind is int and value > WHOLE_MAX:
+        refuse(f"a whole number at most {WHOLE_MAX}")
     return kind(value)
 
 

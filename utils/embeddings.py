@@ -1,13 +1,14 @@
 """Embedding files: arrays only, nothing in them can run, nothing that isn't finite gets in."""
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from utils.errors import UserError
+from utils.errors import UserError, first_line
 from utils.files import file_checksum, replace_file
+
+FLOATS = (np.float16, np.float32, np.float64)
 
 
 def save_embedding(path: Path, embedding: np.ndarray) -> str:
@@ -27,7 +28,7 @@ def load_embedding(path: Path) -> np.ndarray:
         UserError: no such file, no such array, or a value that is not finite.
     """
     embedding = load_array(path)
-    if embedding.ndim != 2 or not np.issubdtype(embedding.dtype, np.floating):
+    if embedding.ndim != 2 or embedding.dtype not in FLOATS or not embedding.size:
         shape = tuple(embedding.shape)
         raise UserError(
             f"{path} must hold a float array (n_users, d), got {embedding.dtype} {shape}"
@@ -48,16 +49,18 @@ def load_array(path: Path) -> np.ndarray:
         # opened here, since np.load leaves a file that is no array open
         with path.open("rb") as file:
             loaded: Any = np.load(file, allow_pickle=False)
-            if not isinstance(loaded, np.lib.npyio.NpzFile):
-                return loaded
-            if len(loaded.files) == 1:
-                return loaded[loaded.files[0]]
-            if "user_embedding" in loaded:
-                return loaded["user_embedding"]
-            raise UserError(
-                f"{path} holds the arrays {', '.join(loaded.files)}; call one user_embedding"
-            )
+            if isinstance(loaded, np.lib.npyio.NpzFile):
+                names = loaded.files
+                if len(names) != 1 and "user_embedding" not in names:
+                    raise UserError(
+                        f"{path} holds the arrays {', '.join(names)}; call one user_embedding"
+                    )
+                loaded = loaded[names[0] if len(names) == 1 else "user_embedding"]
+            # torch and pandas know this machine's byte order alone
+            return loaded.astype(loaded.dtype.newbyteorder("="), copy=False)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is not a NumPy array file ({error})") from None
+    except UserError:
+        raise
+    except Exception as error:  # a damaged file can raise anything at all
+        raise UserError(f"{path} is not a NumPy array file ({first_line(error)})") from None

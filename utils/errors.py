@@ -1,4 +1,26 @@
-"""The one exception for what a user can get wrong."""
+"""The one exception for what a user can get wrong, and one line for what a machine refuses."""
+
+import errno
+
+_FULL = "free some space; what is finished is kept, and the same command goes on from there"
+_CLOSED = "make it writable, or choose another place with results_path= and dataset_path="
+_IN_THE_WAY = "something else has that name; move it away"
+
+REMEDIES = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.EROFS: _CLOSED,
+    errno.EACCES: _CLOSED,
+    errno.EPERM: _CLOSED,
+    errno.ENOTDIR: _IN_THE_WAY,
+    errno.EISDIR: _IN_THE_WAY,
+    errno.EEXIST: _IN_THE_WAY,
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+
+
+OUT_OF_MEMORY = ("can't allocate memory", "CUDA out of memory")
+"""What torch's plain RuntimeErrors say."""
 
 
 class UserError(Exception):
@@ -7,3 +29,24 @@ class UserError(Exception):
     The message is one line: what is wrong, where, and how to mend it. The commands print it
     without a traceback and end with exit code 2.
     """
+
+
+def in_one_line(error: Exception) -> str | None:
+    """What a command says of an error instead of a traceback; None for one that only we can mend.
+
+    A file that can't be written or read is the machine's to refuse and the user's to mend.
+    """
+    if isinstance(error, UserError):
+        return " ".join(str(error).splitlines())
+    if isinstance(error, OSError):
+        place = error.filename if error.filename is not None else "a file"
+        remedy = REMEDIES.get(error.errno or 0)
+        return f"{place}: {error.strerror or error}" + (f"; {remedy}" if remedy else "")
+    if isinstance(error, MemoryError) or any(text in str(error) for text in OUT_OF_MEMORY):
+        return f"not enough memory ({first_line(error)}); lower batch_size or embedding_size"
+    return None
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message; its type where there is none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

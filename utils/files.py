@@ -5,23 +5,43 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 
 @contextlib.contextmanager
-def replace_file(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file beside `path` for writing, renamed to `path` when everything went well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.tmp")
+def named(path: Path) -> Iterator[None]:
+    """Make errors of the operating system name `path`: writing to an open file names none."""
     try:
-        with scratch.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
+
+
+@contextlib.contextmanager
+def replace_file(path: Path) -> Iterator[BytesIO]:
+    """Collect a file's bytes; when all went well, write them beside `path` and rename that.
+
+    Collected, since what NumPy and torch make of a full disk on their own names neither the disk
+    nor the file. A killed process may leave the file beside, which nothing reads and the next
+    writing replaces.
+    """
+    content = BytesIO()
+    yield content
+    scratch = path.with_name(f".{path.name}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with named(path):
+        try:
+            with scratch.open("wb") as file:
+                file.write(content.getbuffer())
+                file.flush()
+                os.fsync(file.fileno())
+            scratch.replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                scratch.unlink()
+            raise
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -34,6 +54,15 @@ def write_json_lines(path: Path, records: list[dict[str, Any]]) -> None:
     """Write one line of JSON a record, whole or not at all."""
     with replace_file(path) as file:
         file.writelines((json.dumps(record) + "\n").encode() for record in records)
+
+
+def read_json_object(path: Path) -> dict[str, Any] | None:
+    """A JSON object that we wrote; None if a file system or a hand has damaged it."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
 
 
 def free_name(path: Path) -> Path:

@@ -8,6 +8,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from utils.files import named
+
+log = logging.getLogger(__name__)
+
 
 class _Console(logging.Handler):
     """Prints messages as they are, above any progress bar."""
@@ -34,16 +38,35 @@ def console() -> Iterator[None]:
         root.setLevel(level)
 
 
+class _LogFile(logging.FileHandler):
+    """Raises what goes wrong in writing, which logging's own prints and walks past."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with named(Path(self.baseFilename)):
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        raise
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # said when the line was written
+            super().close()
+
+
 @contextlib.contextmanager
 def log_file(path: Path) -> Iterator[None]:
     """Append every message to `path` too, with its time."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
     root = logging.getLogger()
     root.addHandler(handler)
     try:
         yield
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            log.debug("Stopped: %s", str(error) or type(error).__name__)
+        raise
     finally:
         root.removeHandler(handler)
         handler.close()

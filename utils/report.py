@@ -2,13 +2,17 @@
 
 import dataclasses
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.config import AttackConfig, ExperimentConfig
+from utils.config import AttackConfig, Config, ExperimentConfig
 from utils.metrics import CUTOFFS
 
 log = logging.getLogger(__name__)
+
+TOLERATED_LOSS = 0.1
+"""Share of the original's HR@10 that unlearning may cost before it is called over-unlearning."""
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -45,6 +49,8 @@ def describe_run(summary: dict[str, Any], folder: Path, next_steps: bool = True)
     if original := summary.get("original"):
         ratio = summary["test"]["HR@10"] / original["HR@10"] if original["HR@10"] else float("nan")
         log.info("  HR@10 is %.1f %% of the original's %.4f", 100 * ratio, original["HR@10"])
+    for remark in summary.get("remarks", []):
+        log.warning("%s", remark)
     if "moved" in summary:
         log.info("  the embedding moved by %.3f of its norm", summary["moved"])
     verb = "unlearned" if "moved" in summary else "trained"
@@ -52,6 +58,40 @@ def describe_run(summary: dict[str, Any], folder: Path, next_steps: bool = True)
     log.info("  user embedding: %s", folder / "weights" / "user_embedding.npy")
     if next_steps:
         log.info("Next: %s", " or ".join(_next_steps(summary["config"], folder)))
+
+
+def remarks(summary: dict[str, Any]) -> list[str]:
+    """What a reader of a run's numbers must not miss, in words."""
+    if not (original := summary.get("original")) or not original["HR@10"]:
+        return []
+    lost = 1 - summary["test"]["HR@10"] / original["HR@10"]
+    if lost <= TOLERATED_LOSS:
+        return []
+    return [
+        f"over-unlearned: HR@10 fell by {100 * lost:.1f} %, more than "
+        f"{100 * TOLERATED_LOSS:.0f} %; raise au_trade_off, or lower unlearn_steps or unlearn_lr"
+    ]
+
+
+def attack_remarks(result: dict[str, Any], original: dict[str, Any] | None) -> list[str]:
+    """Attackers that find more than in the original.
+
+    Args:
+        result: what the attack found.
+        original: what the same attack found in the original; None where it wasn't attacked.
+    """
+    if original is None:
+        return []
+    pairs = {
+        name: (scores["leakage"], original["attackers"][name]["leakage"])
+        for name, scores in result["attackers"].items()
+        if name in original["attackers"]
+    }
+    return [
+        f"{name} finds more than in the original: leakage {now:.4f}, there {before:.4f}"
+        for name, (now, before) in pairs.items()
+        if now > before
+    ]
 
 
 def _next_steps(config: dict[str, Any], folder: Path) -> list[str]:
@@ -78,6 +118,16 @@ def command_for(
         if field.name in values and values[field.name] != field.default
     ]
     return " ".join(["python", program, *differs])
+
+
+def sweep_point(config: Config, configs: Sequence[Config]) -> str:
+    """The keys by which a config stands out in its sweep, as on the command line."""
+    dicts = [dataclasses.asdict(one) for one in configs]
+    return " ".join(
+        f"{key}={value}"
+        for key, value in dataclasses.asdict(config).items()
+        if any(other[key] != value for other in dicts)
+    )
 
 
 def sweep_table(summaries: list[dict[str, Any]]) -> None:
@@ -128,6 +178,8 @@ def describe_attack(result: dict[str, Any]) -> None:
         if result["positive_class"]
         else "macro averages over classes, AUC one-vs-rest",
     )
+    for remark in result["remarks"]:
+        log.warning("%s", remark)
     unconverged = sum(scores["unconverged"] for scores in result["attackers"].values())
     if unconverged:
         log.info("  %d attackers stopped at max_iter before converging", unconverged)

@@ -15,8 +15,8 @@ import dataclasses
 import hashlib
 import json
 import logging
-import pickle
 from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,9 @@ from typing import Any
 import torch
 
 from utils.config import AttackConfig, ExperimentConfig, Group, identity
-from utils.errors import UserError
-from utils.files import free_name, replace_file, write_json
+from utils.errors import UserError, first_line
+from utils.files import file_checksum, free_name, read_json_object, replace_file, write_json
+from utils.locks import locked
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +84,11 @@ class RunFolder:
         key = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()
         return cls(run_path(config, groups), key)
 
+    def locked(self, busy: str) -> AbstractContextManager[None]:
+        """Keep other processes out of the folder; see utils.locks."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        return locked(self.path, busy)
+
     @property
     def summary_path(self) -> Path:
         return self.path / "summary.json"
@@ -102,26 +108,38 @@ class RunFolder:
 
     def finished(self) -> dict[str, Any] | None:
         """The summary, if this very run is done."""
-        summary = self._summary()
-        return summary if summary and summary["key"] == self.key else None
+        if not self.summary_path.exists():
+            return None
+        summary = read_json_object(self.summary_path)
+        if summary is None or summary.get("key") != self.key or not self.embedding_path.exists():
+            return None
+        self.checkpoint.unlink(missing_ok=True)  # of a run killed between summary and this
+        return summary
 
     def start(self, config: ExperimentConfig) -> None:
-        """Make room: a finished run with other settings is kept under another name."""
-        if self._summary():
+        """Make room: a finished run with other settings is kept under another name; this run's
+        checkpoint comes back from there.
+        """
+        if self.summary_path.exists():
             kept = free_name(self.path)
             self.path.rename(kept)
             log.info("The run in %s had other settings; it was kept as %s", self.path, kept.name)
+        self.path.mkdir(parents=True, exist_ok=True)
+        for checkpoint in self.path.parent.glob(f"{self.path.name}.*/{self.checkpoint.name}"):
+            checkpoint.replace(self.checkpoint)
         write_json(self.path / "config.json", dataclasses.asdict(config))
+
+    def checksums(self) -> dict[str, str]:
+        """SHA-256 of the config and of what came out."""
+        return {
+            "config": file_checksum(self.path / "config.json"),
+            "user_embedding": file_checksum(self.embedding_path),
+        }
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Write the summary, which makes the run done, and drop the checkpoint."""
         write_json(self.summary_path, {"key": self.key, **summary})
         self.checkpoint.unlink(missing_ok=True)
-
-    def _summary(self) -> dict[str, Any] | None:
-        if not self.summary_path.exists():
-            return None
-        return json.loads(self.summary_path.read_text())
 
 
 def save_weights(path: Path, state: dict[str, torch.Tensor]) -> None:
@@ -141,6 +159,8 @@ def load_weights(path: Path, model: torch.nn.Module) -> None:
         model.load_state_dict(state)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; run main.py method=original first") from None
-    except (RuntimeError, pickle.UnpicklingError, EOFError, TypeError, AttributeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path} does not hold this model's weights ({reason})") from None
+    except Exception as error:  # a damaged pickle can raise anything at all
+        raise UserError(
+            f"{path} does not hold this model's weights ({first_line(error)}); nothing in it was "
+            "run; move its folder away to train anew"
+        ) from None

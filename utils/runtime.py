@@ -36,11 +36,13 @@ def resolve_device(name: str) -> torch.device:
     """The device called `name`; the CPU, after one warning, on a machine without CUDA.
 
     Raises:
-        UserError: the machine has CUDA devices, but not this one.
+        UserError: the machine has not this device; "cuda:0", the default, is forgiven.
     """
     if name == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():
+        if name not in ("cuda", "cuda:0"):  # the published file's default, or meant
+            raise UserError(f'device "{name}" does not exist; this machine has no CUDA: device=cpu')
         log.warning('no CUDA device here: "%s" becomes the CPU', name)
         return torch.device("cpu")
     device = torch.device(name)

@@ -1,5 +1,6 @@
 """The one training loop: sampled negatives, binary cross-entropy, Adam, choice of epoch."""
 
+import copy
 import json
 import logging
 import math
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from utils.errors import UserError
+from utils.errors import UserError, first_line
 from utils.files import replace_file, write_json_lines
 from utils.metrics import Candidates, evaluate
 from utils.runs import RunFolder
@@ -139,17 +140,15 @@ def train(
         penalty: a `Penalty` whose parameters are trained with the model's.
 
     Raises:
-        UserError: the loss of an epoch is not finite.
+        UserError: a loss or a weight is not finite; the epoch before stays in the checkpoint.
     """
     device = model.user_embedding.device
     trained = nn.ModuleList([cast(nn.Module, model), penalty or nn.Module()])
     optimizer = torch.optim.Adam(trained.parameters(), lr=settings.lr, fused=True)
     history: list[dict[str, Any]] = []
     best: dict[str, Any] = {"epoch": 0, "value": -math.inf, "state": {}}
-    if saved := _load_checkpoint(folder, device):
-        trained.load_state_dict(saved["trained"])
-        optimizer.load_state_dict(saved["optimizer"])
-        history, best = json.loads(saved["history"]), saved["best"]
+    if saved := _resume(folder, trained, optimizer, device):
+        history, best = saved
         log.info("Resuming after epoch %d of %d", len(history), settings.epochs)
     draw = sampler.examples if settings.loss == "bce" else sampler.comparisons
     bar = tqdm(unit="batch", dynamic_ncols=True)
@@ -160,13 +159,18 @@ def train(
             data = draw(torch_generator(settings.seed, "train", "epoch", epoch, device=device))
             steps = math.ceil(len(data[0]) / settings.batch_size)
             bar.total, bar.n = settings.epochs * steps, (epoch - 1) * steps
-            loss = _train_epoch(model, penalty, optimizer, data, settings, bar)
+            losses, totals = _train_epoch(model, penalty, optimizer, data, settings, bar)
             seconds = time.perf_counter() - start
-            if not math.isfinite(loss):
-                raise UserError(
-                    f"epoch {epoch}: the mean training loss is {loss}; lower lr "
-                    f"(now {settings.lr:g}). Epoch {epoch - 1} is kept in {folder.checkpoint}"
+            if where := _divergence(totals, trained):
+                weight = "" if penalty is None else ", or the weight of the method's own term"
+                kept = (
+                    f"epoch {epoch - 1} is kept in {folder.checkpoint}" if history else "none yet"
                 )
+                raise UserError(
+                    f"epoch {epoch}, {where}; lower lr (now {settings.lr:g}){weight}. "
+                    f"Last good state: {kept}"
+                )
+            loss = math.fsum(losses) / len(losses)
             record: dict[str, Any] = {"epoch": epoch, "loss": loss, "seconds": seconds}
             score = model.scorer()
             if validation is not None:
@@ -192,22 +196,37 @@ def _train_epoch(
     data: tuple[Tensor, Tensor, Tensor],
     settings: TrainingSettings,
     bar: tqdm,
-) -> float:
-    """One pass; returns the mean recommendation loss over batches, the penalty left out."""
+) -> tuple[list[float], list[float]]:
+    """One pass; returns each batch's recommendation loss, and that plus the penalty.
+
+    They are read at the end, since reading one makes the CPU wait for the device.
+    """
     recommendation_loss = LOSSES[settings.loss]
-    total = torch.zeros((), device=data[0].device)
+    losses, totals = [], []
     batches = list(zip(*(part.split(settings.batch_size) for part in data), strict=True))
     for number, batch in enumerate(batches):
         optimizer.zero_grad(set_to_none=True)
         loss = recommendation_loss(model, batch)
-        total += loss.detach()
+        losses.append(loss.detach())
         if penalty is not None:
             extra = penalty(model.user_embedding, batch[0], number)
             loss = loss if extra is None else loss + extra
+        totals.append(loss.detach())
         loss.backward()
         optimizer.step()
         bar.update()
-    return total.item() / len(batches)
+    return torch.stack(losses).tolist(), torch.stack(totals).tolist()
+
+
+def _divergence(losses: list[float], trained: nn.Module) -> str | None:
+    """Where an epoch went astray, from its losses and the weights after it; None if nowhere."""
+    for number, loss in enumerate(losses, start=1):
+        if not math.isfinite(loss):
+            return f"batch {number} of {len(losses)}: the training loss is {loss}"
+    if all(parameter.isfinite().all() for parameter in trained.parameters()):
+        return None
+    last = losses[-1]
+    return f"batch {len(losses)} of {len(losses)}: weights not finite after a loss of {last:g}"
 
 
 def _short(record: dict[str, Any]) -> str:
@@ -236,7 +255,34 @@ def _save_checkpoint(
         torch.save(content, file)
 
 
-def _load_checkpoint(folder: RunFolder, device: torch.device) -> dict[str, Any] | None:
+def _resume(
+    folder: RunFolder,
+    trained: nn.ModuleList,
+    optimizer: torch.optim.Optimizer,
+    device: torch.device,
+) -> tuple[list[dict[str, Any]], dict[str, Any]] | None:
+    """Bring back the checkpoint's state; returns its history and best epoch.
+
+    None, and everything as it was, where there is no checkpoint or a damaged one.
+    """
     if not folder.checkpoint.exists():
         return None
-    return torch.load(folder.checkpoint, map_location=device, weights_only=True)
+    fresh = copy.deepcopy((trained.state_dict(), optimizer.state_dict()))
+    try:
+        saved = torch.load(folder.checkpoint, map_location=device, weights_only=True)
+        trained.load_state_dict(saved["trained"])
+        optimizer.load_state_dict(saved["optimizer"])
+        history, best = json.loads(saved["history"]), saved["best"]
+        whole = history[best["epoch"] - 1]["epoch"] == best["epoch"]
+        if not whole or best["state"].keys() != trained[0].state_dict().keys():
+            raise ValueError("its parts don't belong together")
+    except Exception as error:  # a damaged pickle can raise anything at all
+        trained.load_state_dict(fresh[0])
+        optimizer.load_state_dict(fresh[1])
+        log.warning(
+            "%s is damaged (%s); nothing in it was run, training starts anew",
+            folder.checkpoint,
+            first_line(error),
+        )
+        return None
+    return history, best

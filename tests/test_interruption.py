@@ -1,0 +1,240 @@
+"""kill -9 and Ctrl-C: the next start finds nothing or something whole, and ends with the same."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import attack
+import main
+from utils import training
+from utils.config import ExperimentConfig, Group
+from utils.runs import RunFolder
+
+PROJECT = Path(__file__).resolve().parents[1]
+TINY = ["epochs=4", "batch_size=512", "lr=0.01", "embedding_size=4", "num_ng=1", "threads=1"]
+U2U = ["main", *TINY, "method=u2u", "unlearn_steps=20"]
+
+
+def torment(workspace: Path, kills: int, seed: int, *commands: list[str]) -> list[dict]:
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name("killed.py"), workspace, str(kills), str(seed)]
+        + [json.dumps(command) for command in commands],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def results(folder: Path) -> dict[str, bytes]:
+    """Every file that a run's numbers come from."""
+    names = ("user_embedding.npy", "final_model.pth", "config.json")
+    found = {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.name in names
+    }
+    for path in folder.rglob("attack.json"):
+        attacks = json.loads(path.read_text())
+        attackers = {name: found["attackers"] for name, found in attacks.items()}
+        found[str(path.relative_to(folder))] = json.dumps(attackers).encode()
+    return found
+
+
+def visible(folder: Path) -> set[str]:
+    """Files but for locks and what a kill left half-written, which begin with a dot."""
+    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return {str(path) for path in paths if not path.name.startswith(".")}
+
+
+def test_main_killed_twenty_times_ends_with_the_same_bytes(workspace):
+    starts = torment(workspace, 20, 0, U2U)
+    assert sum(start["code"] is None for start in starts) == 20
+    whole, tormented = workspace / "whole", workspace / "exp_results"
+    assert len(results(whole)) == 6
+    assert results(tormented) == results(whole)
+    assert visible(tormented) == visible(whole)  # no checkpoint left, nothing kept twice
+    folders = (workspace / "data/datasets/ml-100k").iterdir()
+    assert {path.name for path in folders} - {".preprocess.new"} == {
+        "raw",
+        "preprocess",
+        ".preprocess.lock",
+    }
+
+
+def test_attack_killed_five_times_ends_with_the_same_results(workspace):
+    attacks = ["attack", "attackers=svm", "shadow_ratio=0.5", "draws=3", "threads=1"]
+    original = ["main", *TINY, "epochs=1"]
+    starts = torment(workspace, 5, 1, original, [*attacks], [*attacks, "protocol=cv"])
+    assert sum(start["code"] is None for start in starts) == 5
+    whole, tormented = workspace / "whole", workspace / "exp_results"
+    assert "ncf/ml-100k/original/seed-0/attack.json" in results(whole)
+    assert results(tormented) == results(whole)
+    assert visible(tormented) == visible(whole)
+
+
+def checkpointed(workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> Path:
+    """A run that Ctrl-C ended in its third epoch; returns its checkpoint."""
+    left, real = iter(range(2)), training._train_epoch
+
+    def interrupted(*arguments):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_train_epoch", interrupted)
+        assert main.main([*TINY, "method=original"]) == 130
+    error = capsys.readouterr().err
+    assert "Interrupted. Finished epochs and runs are kept. To go on: python main.py" in error
+    assert error.splitlines()[-1].endswith(" ".join([*TINY, "method=original"]))
+    folder = workspace / "exp_results/ncf/ml-100k/original/seed-0"
+    (checkpoint,) = folder.glob("checkpoint-*.pth")
+    assert "Stopped: KeyboardInterrupt" in (folder / "train_log.log").read_text()
+    return checkpoint
+
+
+class Evil:
+    def __init__(self, path: Path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "text", "other", "pickle", "shape"])
+def test_a_damaged_checkpoint_is_said_and_training_starts_anew(
+    workspace, monkeypatch, capsys, damage
+):
+    checkpoint = checkpointed(workspace, monkeypatch, capsys)
+    content = checkpoint.read_bytes()
+    if damage == "truncated":
+        checkpoint.write_bytes(content[: len(content) // 2])
+    elif damage == "empty":
+        checkpoint.write_bytes(b"")
+    elif damage == "text":
+        checkpoint.write_text("<html>404</html>")
+    elif damage == "other":
+        torch.save({"trained": {}}, checkpoint)
+    elif damage == "pickle":
+        torch.save({"trained": Evil(workspace / "victim")}, checkpoint)
+    else:  # the first tensors fit, the last doesn't: the model is half filled when it is noticed
+        saved = torch.load(checkpoint, weights_only=True)
+        last = list(saved["trained"])[-1]
+        saved["trained"] = {name: tensor + 1 for name, tensor in saved["trained"].items()}
+        saved["trained"][last] = torch.zeros(7, 7)
+        torch.save(saved, checkpoint)
+    assert main.main([*TINY, "method=original"]) == 0
+    shown = capsys.readouterr()
+    assert "is damaged" in shown.out
+    assert "training starts anew" in shown.out
+    assert "Traceback" not in shown.err
+    assert not (workspace / "victim").exists()
+    tormented = results(workspace / "exp_results")
+    (workspace / "exp_results").rename(workspace / "before")
+    assert main.main([*TINY, "method=original"]) == 0
+    assert results(workspace / "exp_results") == tormented
+
+
+def test_training_goes_on_and_a_run_with_other_settings_does_not_lose_it(
+    workspace, monkeypatch, capsys
+):
+    checkpoint = checkpointed(workspace, monkeypatch, capsys)
+    assert main.main([*TINY, "lr=0.02"]) == 0
+    assert checkpoint.exists()
+    capsys.readouterr()
+    assert main.main([*TINY, "method=original"]) == 0
+    assert "Resuming after epoch 2 of 4" in capsys.readouterr().out
+    assert not checkpoint.exists()
+
+
+def test_ctrl_c_in_a_process_of_its_own(workspace):
+    arguments = [*TINY, "epochs=1000"]
+    process = subprocess.Popen(
+        [sys.executable, PROJECT / "main.py", *arguments],
+        cwd=workspace,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONWARNINGS": "error"},
+    )
+    metrics = workspace / "exp_results/ncf/ml-100k/original/seed-0/metrics.jsonl"
+    give_up = time.monotonic() + 60
+    while not metrics.exists() and time.monotonic() < give_up:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in error
+    assert error.splitlines()[-1] == (
+        "Interrupted. Finished epochs and runs are kept. To go on: python main.py "
+        + " ".join(arguments)
+    )
+
+
+def test_ctrl_c_in_an_attack(workspace, monkeypatch, capsys):
+    assert main.main([*TINY, "epochs=1"]) == 0
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(attack, "attack", interrupted)
+    assert attack.main(["shadow_ratio=0.5"]) == 130
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error == (
+        "Interrupted. Attacks that had ended are saved. To go on: python attack.py shadow_ratio=0.5"
+    )
+
+
+@pytest.mark.parametrize("content", ["", '{"key": ', "[]", "{}"])
+def test_a_damaged_summary_is_no_summary_and_the_run_is_kept(workspace, content):
+    assert main.main([*TINY, "epochs=1"]) == 0
+    folder = workspace / "exp_results/ncf/ml-100k/original"
+    (folder / "seed-0/summary.json").write_text(content)
+    assert main.main([*TINY, "epochs=1"]) == 0
+    assert json.loads((folder / "seed-0/summary.json").read_text())["epochs"] == 1
+    assert (folder / "seed-0.1/summary.json").read_text() == content
+
+
+def test_a_damaged_attack_json_is_said_and_kept(workspace, capsys):
+    assert main.main([*TINY, "epochs=1"]) == 0
+    path = workspace / "exp_results/ncf/ml-100k/original/seed-0/attack.json"
+    path.write_text('{"gender/shadow": ')
+    assert attack.main(["shadow_ratio=0.5", "draws=1", "attackers=svm"]) == 2
+    assert "attack.json is damaged; move it away" in capsys.readouterr().err
+    assert path.read_text() == '{"gender/shadow": '
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"raw": 3}'])
+def test_a_damaged_meta_json_has_the_data_prepared_anew(workspace, capsys, content):
+    assert main.main([*TINY, "epochs=1"]) == 0
+    folder = workspace / "data/datasets/ml-100k"
+    before = (folder / "preprocess/train_interactions.csv").read_bytes()
+    (folder / "preprocess/meta.json").write_text(content)
+    assert main.main([*TINY, "epochs=1"]) == 0
+    assert "meta.json is damaged; preparing ml-100k anew" in capsys.readouterr().out
+    assert (folder / "preprocess/train_interactions.csv").read_bytes() == before
+    assert (folder / "preprocess.1/meta.json").read_text() == content
+
+
+def test_a_checkpoint_that_outlived_its_run_is_dropped(tmp_path):
+    """A kill between writing the summary and dropping the checkpoint."""
+    folder = RunFolder.of(
+        ExperimentConfig(results_path=str(tmp_path)), [Group.TRAINING], {"data": "x"}
+    )
+    folder.start(ExperimentConfig())
+    folder.embedding_path.parent.mkdir()
+    np.save(folder.embedding_path, np.zeros((2, 2)))
+    folder.finish({})
+    folder.checkpoint.touch()
+    assert folder.finished() == {"key": folder.key}
+    assert not folder.checkpoint.exists()
