@@ -15,7 +15,6 @@ import torch
 
 from data.dataset import Attribute, load_attribute
 from data.external import load_labels
-from data.prepare import locked_dataset
 from methods import METHODS
 from models import MODELS
 from utils.attack_protocols import Protocol, attack
@@ -93,7 +92,8 @@ def load_run_labels(config: AttackConfig, n_users: int) -> Attribute:
             f"{prepared} does not exist; main.py prepares it: "
             f"python main.py dataset={config.dataset} dataset_path={config.dataset_path}"
         )
-    attribute = load_attribute(prepared, config.attribute)
+    with locked(prepared, busy="wait"):
+        attribute = load_attribute(prepared, config.attribute)
     if len(attribute.labels) != n_users:
         raise UserError(
             f"{prepared} describes {len(attribute.labels)} users, but the embedding has {n_users} "
@@ -106,8 +106,7 @@ def target_run(config: AttackConfig, folder: Path) -> Target:
     """The embedding in a finished run's folder."""
     title = f"{METHODS[config.method].title}: {folder}"
     embedding = load_run(config)
-    with locked_dataset(Path(config.dataset_path), config.dataset):
-        attribute = load_run_labels(config, len(embedding))
+    attribute = load_run_labels(config, len(embedding))
     logs = folder / "train_log-attack.log"
     return Target(title, embedding, attribute, folder / "attack.json", logs)
 

@@ -1,7 +1,9 @@
 """python main.py and python attack.py as a user runs them, on a small set with a planted taste."""
 
+import functools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +14,9 @@ import pytest
 import attack
 import main
 from data.dataset import load_attribute
-from methods import METHODS
+from methods import METHODS, d2d, mmd
 from models import MODELS
+from tests.conftest import write_ml100k
 from utils.embeddings import load_embedding
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -214,3 +217,60 @@ def test_labels_are_numbered_by_name(workspace):
     attribute = load_attribute(folder, "gender")
     assert attribute.classes == ("F", "M")
     assert attribute.labels[:4].tolist() == [1, 1, 0, 1]  # user 3 of the raw file is a woman
+
+
+def embedding_bytes(method, seed):
+    path = Path(f"exp_results/ncf/ml-100k/{method}/seed-{seed}/weights/user_embedding.npy")
+    return path.read_bytes()
+
+
+def test_results_depend_on_neither_the_hash_seed_nor_what_ran_before(workspace):
+    quick = [*QUICK, "epochs=2", "unlearn_steps=5"]
+    assert main.main([*quick, 'method=["retrain", "u2u", "d2d"]', "seed=[1, 0]"]) == 0
+    in_a_sweep = {method: embedding_bytes(method, 0) for method in ("d2d", "retrain")}
+    (workspace / "exp_results").rename(workspace / "before")
+    (workspace / "data/datasets/ml-100k/preprocess").rename(workspace / "preprocess-before")
+    done = subprocess.run(
+        [sys.executable, PROJECT / "main.py", *quick, 'method=["d2d", "retrain"]'],
+        cwd=workspace,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONHASHSEED": "4711"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert {method: embedding_bytes(method, 0) for method in in_a_sweep} == in_a_sweep
+    for name in ("train_interactions.csv", "test_neg_interactions", "users.csv"):
+        prepared = workspace / "data/datasets/ml-100k/preprocess" / name
+        assert prepared.read_bytes() == (workspace / "preprocess-before" / name).read_bytes()
+
+
+def test_results_do_not_depend_on_the_tiles_of_the_mmd(workspace, monkeypatch):
+    quick = [*QUICK, "epochs=2", "unlearn_steps=20", "method=d2d"]
+    run_main(*quick)
+    whole = load_embedding(Path("exp_results/ncf/ml-100k/d2d/seed-0/weights/user_embedding.npy"))
+    shutil.rmtree("exp_results/ncf/ml-100k/d2d")
+    tiled = functools.partial(mmd.mmd, tile=7)
+    monkeypatch.setattr(d2d, "mmd", tiled)
+    run_main(*quick)
+    again = load_embedding(Path("exp_results/ncf/ml-100k/d2d/seed-0/weights/user_embedding.npy"))
+    np.testing.assert_allclose(again, whole, atol=1e-4)
+
+
+def test_a_run_folder_alone_repeats_the_run_elsewhere(workspace, monkeypatch, tmp_path_factory):
+    run_main("method=u2u", "unlearn_steps=10", "epochs=3", "attribute=occupation", "seed=5")
+    folder = Path("exp_results/ncf/ml-100k/u2u/occupation/seed-5")
+    first = (folder / "weights/user_embedding.npy").read_bytes()
+    config = (folder / "config.json").read_text()
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    write_ml100k(elsewhere / "data/datasets/ml-100k/raw")
+    (elsewhere / "config.json").write_text(config)
+    monkeypatch.chdir(elsewhere)
+    assert main.main(["--config", "config.json"]) == 0
+    assert (folder / "weights/user_embedding.npy").read_bytes() == first
+    assert (folder / "config.json").read_text() == config
+    summaries = [
+        json.loads((place / folder / "summary.json").read_text())
+        for place in (workspace, elsewhere)
+    ]
+    assert summaries[0]["checksums"] == summaries[1]["checksums"]
+    assert summaries[0]["key"] == summaries[1]["key"]

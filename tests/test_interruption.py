@@ -1,5 +1,6 @@
 """kill -9 and Ctrl-C: the next start finds nothing or something whole, and ends with the same."""
 
+import errno
 import json
 import os
 import signal
@@ -238,3 +239,27 @@ def test_a_checkpoint_that_outlived_its_run_is_dropped(tmp_path):
     folder.checkpoint.touch()
     assert folder.finished() == {"key": folder.key}
     assert not folder.checkpoint.exists()
+
+
+def test_a_checkpoint_that_can_not_be_read_now_is_not_given_up(workspace, monkeypatch, capsys):
+    checkpoint = checkpointed(workspace, monkeypatch, capsys)
+    content = checkpoint.read_bytes()
+
+    def failing(*_, **__):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(checkpoint))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.torch, "load", failing)
+        assert main.main([*TINY, "method=original"]) == 2
+    assert f"{checkpoint.name}: Input/output error" in capsys.readouterr().err
+    assert checkpoint.read_bytes() == content
+    assert main.main([*TINY, "method=original"]) == 0
+    assert "Resuming after epoch 2 of 4" in capsys.readouterr().out
+
+
+def test_an_attack_without_the_data_names_the_command_that_makes_it(workspace, capsys):
+    assert main.main([*TINY, "epochs=1"]) == 0
+    (workspace / "data/datasets/ml-100k").rename(workspace / "elsewhere")
+    assert attack.main(["shadow_ratio=0.5"]) == 2
+    assert "main.py prepares it: python main.py dataset=ml-100k" in capsys.readouterr().err
+    assert not (workspace / "data/datasets/ml-100k").exists()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from utils.errors import UserError, first_line
+from utils.errors import UserError, first_line, in_one_line
 from utils.files import replace_file, write_json_lines
 from utils.metrics import Candidates, evaluate
 from utils.runs import RunFolder
@@ -264,6 +264,9 @@ def _resume(
     """Bring back the checkpoint's state; returns its history and best epoch.
 
     None, and everything as it was, where there is no checkpoint or a damaged one.
+
+    Raises:
+        OSError, MemoryError: the machine can't read it now.
     """
     if not folder.checkpoint.exists():
         return None
@@ -277,6 +280,8 @@ def _resume(
         if not whole or best["state"].keys() != trained[0].state_dict().keys():
             raise ValueError("its parts don't belong together")
     except Exception as error:  # a damaged pickle can raise anything at all
+        if in_one_line(error):  # the machine's fault: the checkpoint may be whole
+            raise
         trained.load_state_dict(fresh[0])
         optimizer.load_state_dict(fresh[1])
         log.warning(
