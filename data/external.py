@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from data.dataset import Attribute
@@ -31,6 +32,8 @@ def load_labels(path: Path, name: str, n_users: int) -> Attribute:
             raise UserError(f"{path} must hold one label a row, got shape {array.shape}")
         if array.dtype.kind not in "iuU":
             raise UserError(f"{path} must hold whole numbers or text, got {array.dtype}")
+        if array.dtype.kind == "U" and not _is_text(array):
+            raise UserError(f"{path} must hold text, got what is no Unicode")
         values = pd.Series(array)
         if array.dtype.kind in "iu":
             values = values.map(lambda number: str(number) if number >= 0 else "")
@@ -58,3 +61,11 @@ def load_labels(path: Path, name: str, n_users: int) -> Attribute:
             f"{path} has the classes {list(attribute.classes)}: at least two are needed"
         )
     return attribute
+
+
+def _is_text(array: np.ndarray) -> bool:
+    """Whether the code points of a text array are characters: a file may hold any number there."""
+    if not array.dtype.itemsize:
+        return True
+    points = np.ascontiguousarray(array).view(np.uint32)
+    return bool(((points < 0xD800) | ((points > 0xDFFF) & (points <= 0x10FFFF))).all())

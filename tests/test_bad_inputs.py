@@ -236,6 +236,8 @@ LABELS = {
     "records": np.zeros(2, [("a", "f4"), ("b", "i4")]),
     "matrix": np.ones((2, 2), np.int64),
     "scalar": np.array(3),
+    "no characters": np.array([0x110000, 0x46], np.uint32).view("U1"),
+    "surrogates": np.array([0xD800, 0x46], np.uint32).view("U1"),
 }
 
 

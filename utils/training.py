@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any, Protocol, cast
 
 import torch
@@ -271,8 +272,10 @@ def _resume(
     if not folder.checkpoint.exists():
         return None
     fresh = copy.deepcopy((trained.state_dict(), optimizer.state_dict()))
+    # read first: of a damaged file torch raises errors that look like the disk's
+    content = BytesIO(folder.checkpoint.read_bytes())
     try:
-        saved = torch.load(folder.checkpoint, map_location=device, weights_only=True)
+        saved = torch.load(content, map_location=device, weights_only=True)
         trained.load_state_dict(saved["trained"])
         optimizer.load_state_dict(saved["optimizer"])
         history, best = json.loads(saved["history"]), saved["best"]
@@ -280,7 +283,7 @@ def _resume(
         if not whole or best["state"].keys() != trained[0].state_dict().keys():
             raise ValueError("its parts don't belong together")
     except Exception as error:  # a damaged pickle can raise anything at all
-        if in_one_line(error):  # the machine's fault: the checkpoint may be whole
+        if in_one_line(error):  # out of memory: the checkpoint may be whole
             raise
         trained.load_state_dict(fresh[0])
         optimizer.load_state_dict(fresh[1])
