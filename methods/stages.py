@@ -55,12 +55,6 @@ class Task:
 
 def task_of(config: ExperimentConfig, device: torch.device, run: Run) -> Task:
     """The task of a config; `run` provides the original that a post-training method edits."""
-    exact = (config.method, config.regularizer, config.au_trade_off > 0)
-    if config.unlearn_optimizer == "exact" and exact != ("u2u", "frobenius", True):
-        raise UserError(
-            'unlearn_optimizer "exact" is the closed form of method "u2u" with regularizer '
-            '"frobenius" and au_trade_off above 0; take "adam" for anything else'
-        )
     if config.user_embedding:
         return _file_task(config, device)
     return _dataset_task(config, device, run)
@@ -84,6 +78,12 @@ def check(config: ExperimentConfig) -> None:
         raise UserError(
             f"user_embedding {path} needs labels=FILE, a method that edits a finished embedding "
             f'({able}) and regularizer "frobenius": there is no model to train or to rank with'
+        )
+    has_closed_form = config.method == "u2u" and config.regularizer == "frobenius"
+    if edits and config.unlearn_optimizer == "exact" and not has_closed_form:
+        raise UserError(
+            f'method "{config.method}" with regularizer "{config.regularizer}" has no closed form, '
+            'only "u2u" with "frobenius"; take unlearn_optimizer "adam"'
         )
 
 

@@ -153,6 +153,18 @@ def test_every_method_runs_on_every_model_from_json_alone(workspace, model, caps
     assert len({embedding.tobytes() for embedding in embeddings.values()}) == len(names)
 
 
+def test_the_closed_form_of_u2u(workspace, capsys):
+    run_main('method=["original","u2u"]', "unlearn_optimizer=exact", "epochs=2")
+    summary = json.loads(
+        (workspace / "exp_results/ncf/ml-100k/u2u/seed-0/summary.json").read_text()
+    )
+    before, after = (summary["losses"][when] for when in ("before", "after"))
+    assert after["distinguishability"] < 1e-9 * before["distinguishability"]
+    for wrong in (["method=d2d"], ["method=u2u", "regularizer=ranking"]):
+        assert main.main([*QUICK, "unlearn_optimizer=exact", *wrong]) == 2
+        assert "has no closed form" in capsys.readouterr().err
+
+
 def test_lgcn_is_another_name_of_lgn(workspace):
     run_main("model=lgcn", "epochs=1")
     assert (workspace / "exp_results/lgn/ml-100k/original/seed-0/summary.json").exists()
