@@ -32,7 +32,13 @@ from models.lightgcn import LightGCN
 from utils.figures import save
 from utils.metrics import CUTOFFS, Candidates, evaluate
 from utils.report import table
-from utils.runtime import available_cores, environment, peak_memory_mb
+from utils.runtime import (
+    available_cores,
+    environment,
+    keep_freed_memory,
+    peak_memory_mb,
+    set_threads,
+)
 from utils.seeds import torch_generator
 from utils.training import bce
 
@@ -218,7 +224,8 @@ def measured(function: Callable[..., float], *arguments: Any) -> tuple[float, fl
 
 
 def _measure(function: Callable[..., float], arguments: tuple) -> tuple[float, float]:
-    torch.set_num_threads(available_cores())
+    set_threads(None)
+    keep_freed_memory()
     before = peak_memory_mb()
     seconds = function(*arguments)
     return seconds, peak_memory_mb() - before

@@ -13,7 +13,7 @@ from utils.config import AttackConfig, Choices, ExperimentConfig, describe, load
 from utils.errors import UserError, in_one_line
 from utils.logs import console
 from utils.report import sweep_point
-from utils.runtime import set_threads
+from utils.runtime import keep_freed_memory, set_threads
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +74,7 @@ def execute(command: Command, argv: Sequence[str] | None = None) -> int:
         given = parser.parse_args(argv)
         configs = load_configs(command.config, given.config, given.overrides, command.choices)
         set_threads(configs[0].threads)
+        keep_freed_memory()
         with console():
             for config in configs:
                 command.check(config)
