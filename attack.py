@@ -3,7 +3,6 @@
 python attack.py [--config FILE] [key=value ...]; configs/attack_config.json says what to do.
 """
 
-import hashlib
 import logging
 import sys
 from dataclasses import asdict, dataclass, replace
@@ -23,11 +22,11 @@ from utils.cli import Command, execute
 from utils.config import AttackConfig, ExperimentConfig, Group, identity
 from utils.embeddings import load_embedding
 from utils.errors import UserError
-from utils.files import read_json_object, write_json
+from utils.files import file_checksum, read_json_object, write_json
 from utils.locks import locked
 from utils.logs import log_file
 from utils.report import attack_remarks, command_for, describe_attack
-from utils.runs import run_path
+from utils.runs import embedding_path, run_path
 from utils.runtime import available_cores, environment
 
 log = logging.getLogger(__name__)
@@ -57,9 +56,10 @@ def run(config: AttackConfig) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Target:
-    """What is attacked, and where to write what came out."""
+    """What is attacked (and the file that it was read from), and where to write what came out."""
 
     title: str
+    path: Path
     embedding: np.ndarray
     attribute: Attribute
     result: Path
@@ -67,8 +67,10 @@ class Target:
 
     def checksums(self) -> dict[str, str]:
         """SHA-256 of all that the result depends on besides the config."""
-        embedding = hashlib.sha256(self.embedding.tobytes()).hexdigest()
-        return {"user_embedding": embedding, "labels": self.attribute.checksum}
+        return {
+            "user_embedding": file_checksum(self.path),
+            "labels": self.attribute.checksum,
+        }
 
 
 def load_run(config: AttackConfig) -> np.ndarray:
@@ -81,7 +83,7 @@ def load_run(config: AttackConfig) -> np.ndarray:
     if not (folder / "summary.json").exists():
         makes_it = command_for("main.py", ExperimentConfig, asdict(config))
         raise UserError(f"{folder} holds no finished run; first: {makes_it}")
-    return load_embedding(folder / "weights" / "user_embedding.npy")
+    return load_embedding(embedding_path(folder))
 
 
 def load_run_labels(config: AttackConfig, n_users: int) -> Attribute:
@@ -108,7 +110,8 @@ def target_run(config: AttackConfig, folder: Path) -> Target:
     embedding = load_run(config)
     attribute = load_run_labels(config, len(embedding))
     logs = folder / "train_log-attack.log"
-    return Target(title, embedding, attribute, folder / "attack.json", logs)
+    path = embedding_path(folder)
+    return Target(title, path, embedding, attribute, folder / "attack.json", logs)
 
 
 def target_file(config: AttackConfig, path: Path) -> Target:
@@ -117,7 +120,7 @@ def target_file(config: AttackConfig, path: Path) -> Target:
     embedding = load_embedding(path)
     attribute = load_labels(Path(config.labels), config.attribute, len(embedding))
     beside = [path.with_name(f"{path.stem}.attack{ending}") for ending in (".json", ".log")]
-    return Target(str(path), embedding, attribute, *beside)
+    return Target(str(path), path, embedding, attribute, *beside)
 
 
 def saved_results(path: Path) -> dict[str, Any]:

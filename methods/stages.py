@@ -2,7 +2,6 @@
 from a file.
 """
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,8 +30,6 @@ from utils.runs import RunFolder, load_weights, save_weights
 from utils.runtime import resolve_device
 from utils.seeds import torch_generator
 from utils.training import Trained, TrainingSettings, train
-
-log = logging.getLogger(__name__)
 
 Run = Callable[[ExperimentConfig], dict[str, Any]]
 """Makes sure that a run is finished; gives its summary."""
@@ -91,6 +88,8 @@ def _dataset_task(config: ExperimentConfig, device: torch.device, run: Run) -> T
     method = METHODS[config.method]
     dataset, attribute = load_data(config, device)
     labels = torch.from_numpy(attribute.labels).to(device) if attribute else None
+    if method.distinguishability and config.regularizer == "ranking":
+        _check_ranking(config, dataset)
 
     def work(folder: RunFolder) -> dict[str, Any]:
         if method.distinguishability:
@@ -112,6 +111,14 @@ def _dataset_task(config: ExperimentConfig, device: torch.device, run: Run) -> T
 
     checksums = {"data": dataset.checksum} | ({"labels": attribute.checksum} if attribute else {})
     return Task(method.groups, checksums, work)
+
+
+def _check_ranking(config: ExperimentConfig, dataset: Dataset) -> None:
+    if config.ranking_top > dataset.n_items:
+        raise UserError(
+            f"ranking_top {config.ranking_top} is more than the {dataset.n_items} items of "
+            f"{config.dataset}; lower it"
+        )
 
 
 def _file_task(config: ExperimentConfig, device: torch.device) -> Task:

@@ -165,6 +165,16 @@ def test_the_closed_form_of_u2u(workspace, capsys):
         assert "has no closed form" in capsys.readouterr().err
 
 
+def test_more_ranked_items_than_there_are_is_refused_before_training(workspace, capsys):
+    arguments = ["method=d2d", "regularizer=ranking", "ranking_top=5000"]
+    assert main.main([*QUICK, *arguments]) == 2
+    error = capsys.readouterr().err
+    meta = json.loads((workspace / "data/datasets/ml-100k/preprocess/meta.json").read_text())
+    assert f"error: ranking_top 5000 is more than the {meta['items']} items of ml-100k" in error
+    assert "Traceback" not in error
+    assert not (workspace / "exp_results/ncf/ml-100k/original/seed-0/summary.json").exists()
+
+
 def test_lgcn_is_another_name_of_lgn(workspace):
     run_main("model=lgcn", "epochs=1")
     assert (workspace / "exp_results/lgn/ml-100k/original/seed-0/summary.json").exists()

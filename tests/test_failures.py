@@ -361,3 +361,4 @@ def test_summaries_record_what_a_repetition_needs(workspace):
     assert found["settings"]["attack_seed"] == 0
     assert {"threads", "packages", "commit"} <= found["environment"].keys()
     assert found["checksums"].keys() == {"user_embedding", "labels"}
+    assert found["checksums"]["user_embedding"] == summary["checksums"]["user_embedding"]

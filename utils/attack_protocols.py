@@ -8,7 +8,6 @@ cv      (the artefact; behind RC25's Table 3) stratified cross-validation with `
         repeated `repeats` times on balanced users that are drawn once.
 """
 
-import logging
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,8 +26,6 @@ from utils.attackers import ATTACKERS
 from utils.config import AttackConfig
 from utils.errors import UserError
 from utils.seeds import derive, numpy_generator
-
-log = logging.getLogger(__name__)
 
 METRICS = ("accuracy", "precision", "recall", "auc")
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from utils.config import AttackConfig, Config, ExperimentConfig
 from utils.metrics import CUTOFFS
+from utils.runs import embedding_path
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ def describe_run(summary: dict[str, Any], folder: Path, next_steps: bool = True)
         log.info("  the embedding moved by %.3f of its norm", summary["moved"])
     verb = "unlearned" if "moved" in summary else "trained"
     log.info("  %s in %.1f s", verb, summary["seconds"])
-    log.info("  user embedding: %s", folder / "weights" / "user_embedding.npy")
+    log.info("  user embedding: %s", embedding_path(folder))
     if next_steps:
         log.info("Next: %s", " or ".join(_next_steps(summary["config"], folder)))
 
@@ -97,9 +98,8 @@ def attack_remarks(result: dict[str, Any], original: dict[str, Any] | None) -> l
 def _next_steps(config: dict[str, Any], folder: Path) -> list[str]:
     """Commands that make sense after this run, naming what differs from the defaults."""
     if config["user_embedding"]:
-        edited = folder / "weights" / "user_embedding.npy"
         config = {key: config[key] for key in ("labels", "attribute")}
-        config["user_embedding"] = str(edited)
+        config["user_embedding"] = str(embedding_path(folder))
     steps = [command_for("attack.py", AttackConfig, config)]
     if config.get("method") == "original":
         steps.append(command_for("main.py", ExperimentConfig, config | {"method": "d2d"}))

@@ -52,6 +52,11 @@ def run_path(config: ExperimentConfig | AttackConfig, groups: Collection[Group])
     return Path(config.results_path).joinpath(*parts, f"seed-{config.seed}")
 
 
+def embedding_path(folder: Path) -> Path:
+    """Where a run folder has its user embedding."""
+    return folder / "weights" / "user_embedding.npy"
+
+
 def default(key: str) -> Any:
     """The default of a key of the experiment config."""
     return getattr(ExperimentConfig, key)
@@ -100,7 +105,7 @@ class RunFolder:
 
     @property
     def embedding_path(self) -> Path:
-        return self.path / "weights" / "user_embedding.npy"
+        return embedding_path(self.path)
 
     def weights_path(self, target_model: str) -> Path:
         """Where the recommender's weights are."""
