@@ -85,7 +85,9 @@ class RunFolder:
             groups: which of its keys the method's result depends on.
             checksums: of everything else that it depends on.
         """
-        depends_on = identity(config, groups) | {"method": config.method, **checksums}
+        # a key at its default says nothing, so that a new key leaves finished runs valid
+        said = {k: value for k, value in identity(config, groups).items() if value != default(k)}
+        depends_on = said | {"method": config.method, **checksums}
         key = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()
         return cls(run_path(config, groups), key)
 
