@@ -25,7 +25,9 @@ from utils.errors import UserError
 from utils.files import file_checksum, read_json_object, write_json
 from utils.locks import locked
 from utils.logs import log_file
-from utils.report import attack_remarks, command_for, describe_attack
+from utils.messages import attack_remarks, command_for, describe_attack
+from utils.records import add_attack, attacks, has_attack
+from utils.report.write import renew_report
 from utils.runs import embedding_path, run_path
 from utils.runtime import available_cores, environment
 
@@ -34,8 +36,13 @@ log = logging.getLogger(__name__)
 
 def run(config: AttackConfig) -> dict[str, Any]:
     """Attack one embedding: a run's, or that of a file."""
-    file, folder = config.user_embedding, run_path(config, METHODS[config.method].groups)
+    file, groups = config.user_embedding, METHODS[config.method].groups
+    folder = run_path(config, groups)
+    record = attacks(config.record) if config.record else None
     with locked(Path(file) if file else folder, config.busy):
+        if record and has_attack(record, config, groups, run_key(folder)):
+            log.info("%s was attacked (%s) already: %s", folder, config.protocol, record.path)
+            return {"found": True}
         target = target_file(config, Path(file)) if file else target_run(config, folder)
         with log_file(target.log):
             log.info("Attack (%s) on %s", config.protocol, target.title)
@@ -51,6 +58,8 @@ def run(config: AttackConfig) -> dict[str, Any]:
             }
             describe_attack(result)
             save(target.result, config, result)
+        if record:
+            add_attack(record, config, groups, result, run_key(folder) or "")
     return result
 
 
@@ -71,6 +80,12 @@ class Target:
             "user_embedding": file_checksum(self.path),
             "labels": self.attribute.checksum,
         }
+
+
+def run_key(folder: Path) -> str | None:
+    """What tells the finished run in a folder apart; None where there is none."""
+    summary = folder / "summary.json"
+    return (read_json_object(summary) or {}).get("key") if summary.exists() else None
 
 
 def load_run(config: AttackConfig) -> np.ndarray:
@@ -168,6 +183,19 @@ def check(config: AttackConfig) -> None:
         )
     if config.labels and not config.user_embedding:
         raise UserError(f"labels {config.labels} belongs to user_embedding=FILE, which is missing")
+    if config.record and config.user_embedding:
+        raise UserError(
+            f"record {config.record} is for runs on a dataset; leave it out with user_embedding"
+        )
+    if config.record:
+        attacks(config.record).rows()
+
+
+def same(config: AttackConfig) -> str:
+    """What tells an attack apart within a sweep."""
+    groups = METHODS[config.method].groups
+    settings = identity(config, [Group.ATTACK])
+    return f"{run_path(config, groups)} {entry(config)} {settings} {config.attackers}"
 
 
 COMMAND = Command(
@@ -176,8 +204,9 @@ COMMAND = Command(
     default_config="configs/attack_config.json",
     choices={"method": METHODS, "model": MODELS, "attackers": ATTACKERS},
     check=check,
+    same=same,
     run=run,
-    close=lambda results: None,  # each attack has shown its own
+    close=lambda results, config: renew_report(config.record),  # each attack has shown its own
     kept="Attacks that had ended are saved.",
 )
 

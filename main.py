@@ -12,17 +12,21 @@ from methods import METHODS
 from methods.stages import check, task_of
 from models import MODELS
 from utils.cli import Command, execute
-from utils.config import ExperimentConfig
+from utils.config import ExperimentConfig, identity
+from utils.errors import UserError
 from utils.logs import log_file
-from utils.report import describe_run, remarks, sweep_table
-from utils.runs import RunFolder
+from utils.messages import describe_run, remarks, sweep_table
+from utils.records import add_run, find_run, runs
+from utils.report.write import renew_report
+from utils.runs import RunFolder, run_path
 from utils.runtime import environment, peak_memory_mb, resolve_device
 
 log = logging.getLogger(__name__)
 
 
 def run(config: ExperimentConfig, asked: bool = True) -> dict[str, Any]:
-    """One run from its config to its folder; returns the summary. A finished run is not redone.
+    """One run from its config to its folder; returns the summary. A finished run is not redone
+    (its summary has the key "found").
 
     Args:
         config: what to run.
@@ -31,12 +35,18 @@ def run(config: ExperimentConfig, asked: bool = True) -> dict[str, Any]:
     device = resolve_device(config.device)
     task = task_of(config, device, run=lambda original: run(original, asked=False))
     folder = RunFolder.of(config, task.groups, task.checksums)
+    record = runs(config.record) if config.record else None
     with folder.locked(config.busy):
         if summary := folder.finished():
             if asked:
                 log.info("%s is done already; here is what came out.", folder.path)
                 describe_run(summary, folder.path)
-            return summary
+            if record:
+                add_run(record, config, task.groups, summary)
+            return summary | {"found": True}
+        if asked and record and (summary := find_run(record, config, folder.key)):
+            log.info("%s is done already, by its row in %s.", folder.path, record.path)
+            return summary | {"found": True}
         folder.start(config)
         with log_file(folder.path / "train_log.log"):
             log.info("%s: %s", METHODS[config.method].title, folder.path)
@@ -49,9 +59,34 @@ def run(config: ExperimentConfig, asked: bool = True) -> dict[str, Any]:
                 "environment": environment(device),
                 "checksums": {**task.checksums, **folder.checksums()},
             }
-            folder.finish(summary)
+            summary = folder.finish(summary)
             describe_run(summary, folder.path, next_steps=asked)
+        if record:
+            add_run(record, config, task.groups, summary)
     return summary
+
+
+def check_run(config: ExperimentConfig) -> None:
+    """Refuse keys that make no sense together, and a record that isn't one."""
+    check(config)
+    if config.record:
+        if config.user_embedding:
+            raise UserError(
+                f"record {config.record} is for runs on a dataset; leave it out with user_embedding"
+            )
+        runs(config.record).rows()
+
+
+def same(config: ExperimentConfig) -> str:
+    """What tells a run apart within a sweep."""
+    groups = METHODS[config.method].groups
+    return f"{run_path(config, groups)} {identity(config, groups)}"
+
+
+def close(summaries: list[dict[str, Any]], config: ExperimentConfig) -> None:
+    """Show a sweep's results, and renew the report beside its record."""
+    sweep_table(summaries)
+    renew_report(config.record)
 
 
 COMMAND = Command(
@@ -59,9 +94,10 @@ COMMAND = Command(
     config=ExperimentConfig,
     default_config="configs/exp_config.json",
     choices={"method": METHODS, "model": MODELS},
-    check=check,
+    check=check_run,
+    same=same,
     run=run,
-    close=sweep_table,
+    close=close,
     kept="Finished epochs and runs are kept.",
 )
 

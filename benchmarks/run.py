@@ -30,8 +30,8 @@ from methods.unlearning import Optimizer, unlearn
 from models import Recommender, build_model
 from models.lightgcn import LightGCN
 from utils.figures import save
+from utils.messages import table
 from utils.metrics import CUTOFFS, Candidates, evaluate
-from utils.report import table
 from utils.runtime import (
     available_cores,
     environment,

@@ -19,7 +19,7 @@ from utils import files, training
 from utils.config import ExperimentConfig, Group
 from utils.errors import UserError, in_one_line
 from utils.locks import locked
-from utils.report import attack_remarks, remarks
+from utils.messages import attack_remarks, remarks
 from utils.runs import RunFolder
 
 PROJECT = Path(__file__).resolve().parents[1]

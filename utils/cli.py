@@ -4,15 +4,18 @@ import argparse
 import logging
 import shlex
 import sys
+import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NoReturn
 
 from utils.config import AttackConfig, Choices, ExperimentConfig, describe, load_configs
 from utils.errors import UserError, in_one_line
 from utils.logs import console
-from utils.report import sweep_point
+from utils.messages import sweep_point
 from utils.runtime import keep_freed_memory, set_threads
 
 log = logging.getLogger(__name__)
@@ -28,8 +31,11 @@ class Command:
         default_config: the JSON file it reads unless told otherwise.
         choices: names allowed for keys whose registry lives outside utils.
         check: refuses keys that make no sense together, before anything is computed.
-        run: does the work for one combination of a sweep.
-        close: shows what came out of a sweep.
+        same: equal for combinations whose work is the same, such as an original's with two
+            regularisers; they are done once.
+        run: does the work for one combination of a sweep; returns what came out, with the key
+            "found" if it was there already.
+        close: shows what came out of a sweep; gets its first config too.
         kept: what is there after Ctrl-C.
     """
 
@@ -38,8 +44,9 @@ class Command:
     default_config: str
     choices: Choices
     check: Callable[[Any], None]
+    same: Callable[[Any], str]
     run: Callable[[Any], dict[str, Any]]
-    close: Callable[[list[dict[str, Any]]], None]
+    close: Callable[[list[dict[str, Any]], Any], None]
     kept: str
 
 
@@ -92,26 +99,64 @@ def execute(command: Command, argv: Sequence[str] | None = None) -> int:
 
 def _run_all(command: Command, configs: list[Any]) -> int:
     """Every combination; a failing one in a sweep is named at the end, the others go on."""
+    unique: dict[str, Any] = {}
+    for config in configs:
+        unique.setdefault(command.same(config), config)
+    configs = list(unique.values())
     if len(configs) == 1:
         command.run(configs[0])
         return 0
     done: list[dict[str, Any]] = []
     failures: list[str] = []
     exit_code = 0
-    for config in configs:
+    pace = _Pace()
+    for number, config in enumerate(configs):
+        point = sweep_point(config, configs)
+        left = pace.left(configs[number:])
+        log.info("[%d of %d%s] %s", number + 1, len(configs), left, point)
+        start = time.perf_counter()
         try:
-            done.append(command.run(config))
+            result = command.run(config)
         except Exception as error:
             line = in_one_line(error)
             exit_code = exit_code or (2 if line else 1)
             if line is None:
                 log.exception("unexpected")
             line = line or f"unexpected: {type(error).__name__}: {error}"
-            point = sweep_point(config, configs)
             log.error("%s: %s; going on with the others", point, line)
             failures.append(f"error: {point}: {' '.join(line.splitlines())}")
+            continue
+        done.append(result)
+        if not result.get("found"):
+            pace.add(config, time.perf_counter() - start)
     if done:
-        command.close(done)
+        command.close(done, configs[0])
     for failure in failures:
         print(failure, file=sys.stderr)
     return exit_code
+
+
+class _Pace:
+    """Says how long the rest of a sweep takes, from what its like has taken in it so far."""
+
+    def __init__(self) -> None:
+        self.taken: defaultdict[tuple[str, ...], list[float]] = defaultdict(list)
+
+    def add(self, config: Any, seconds: float) -> None:
+        """A combination took so long."""
+        self.taken[self._kind(config)].append(seconds)
+
+    def left(self, configs: Sequence[Any]) -> str:
+        """In words, for what is still to do; nothing before the first combination has ended."""
+        means = {kind: fmean(seconds) for kind, seconds in self.taken.items()}
+        if not means:
+            return ""
+        unknown = fmean(means.values())
+        seconds = sum(means.get(self._kind(config), unknown) for config in configs)
+        minutes = round(seconds / 60)
+        time_left = f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
+        return f", about {time_left} left" if minutes else ", under a minute left"
+
+    @staticmethod
+    def _kind(config: Any) -> tuple[str, ...]:
+        return config.dataset, config.model, config.method

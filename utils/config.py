@@ -159,6 +159,9 @@ class ExperimentConfig:
     """Labels of its rows, in order: a .npy file, or a CSV with a column named like `attribute`."""
     results_path: str = key("exp_results/", Group.PLACE)
     """Folder of the run folders."""
+    record: str | None = key(None, Group.PLACE)
+    """A folder whose runs.csv gets a row a finished run; a run with a row is not run again, even
+    where its run folder isn't, so that a sweep can go on from that file alone. null = none."""
     threads: int | None = key(None, Group.PLACE, low=1, high=4096)
     """CPU threads; null = every core this process may use."""
     busy: str = key("wait", Group.PLACE, choices=("wait", "end"))
@@ -214,6 +217,9 @@ class AttackConfig:
     """Labels of its rows, in order: a .npy file, or a CSV with a column named like `attribute`."""
     results_path: str = key("exp_results/", Group.PLACE)
     """Folder of the run folders."""
+    record: str | None = key(None, Group.PLACE)
+    """A folder whose attacks.csv gets a row a finished attack and attacker; what has its rows is
+    not done again, even where the run folder isn't. null = none."""
     threads: int | None = key(None, Group.PLACE, low=1, high=4096)
     """CPU threads; null = every core this process may use."""
     busy: str = key("wait", Group.PLACE, choices=("wait", "end"))
@@ -227,21 +233,24 @@ Choices = Mapping[str, Collection[str]]
 def load_configs(
     cls: type[Config], path: Path, overrides: Sequence[str], choices: Choices
 ) -> list[Config]:
-    """Read a config file, apply ``key=value`` overrides, check everything, expand the sweep.
+    """Read a config file, apply ``key=value`` overrides, check everything, expand the sweeps.
 
     Args:
         cls: which of the two configs.
-        path: the JSON file; keys that it leaves out have their defaults.
-        overrides: ``key=value``; the value is JSON, or text where that doesn't parse.
+        path: the JSON file: an object, or a list of objects that come one after another; keys
+            that one leaves out have their defaults.
+        overrides: ``key=value``, for every object; the value is JSON, or text where that doesn't
+            parse.
         choices: names allowed for keys whose registry lives elsewhere, e.g. {"model": MODELS}.
 
     Returns:
-        One config a combination of the sweep keys that are lists, the last key moving fastest.
+        One config a combination of an object's sweep keys that are lists, its last key moving
+        fastest.
 
     Raises:
         UserError: whatever is wrong with the file, a key or a value, in one line.
     """
-    values = {name: (value, str(path)) for name, value in read_json(path).items()}
+    given = {}
     for override in overrides:
         name, equals, text = override.partition("=")
         if not equals:
@@ -250,7 +259,20 @@ def load_configs(
             value = json.loads(text)
         except (ValueError, RecursionError):
             value = text
-        values[name] = (value, "command line")
+        given[name] = (value, "command line")
+    return [
+        config
+        for content in read_json(path)
+        for config in _expanded(
+            cls, {key: (value, str(path)) for key, value in content.items()} | given, choices
+        )
+    ]
+
+
+def _expanded(
+    cls: type[Config], values: Mapping[str, tuple[Any, str]], choices: Choices
+) -> list[Config]:
+    """One object's configs; `values` has a key's value and where that was given."""
     fields = {field.name: field for field in dataclasses.fields(cls)}
     spread: dict[str, list[Any]] = {}
     for name, (value, origin) in values.items():
@@ -272,11 +294,11 @@ def load_configs(
     ]
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file, each key once.
+def read_json(path: Path) -> list[dict[str, Any]]:
+    """The JSON object in a file, or the objects of a list of them; each key once an object.
 
     Raises:
-        UserError: missing, a folder, not UTF-8, not JSON (with the line), not an object.
+        UserError: missing, a folder, not UTF-8, not JSON (with the line), not objects.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -305,9 +327,12 @@ def read_json(path: Path) -> dict[str, Any]:
         ) from None
     except (ValueError, RecursionError) as error:  # a number of 5000 digits, 1000 brackets
         raise UserError(f"{path}: not a config ({str(error).split(';')[0]})") from None
-    if not isinstance(content, dict):
-        raise UserError(f'{path} must hold one JSON object {{"key": value, ...}}')
-    return content
+    objects = content if isinstance(content, list) else [content]
+    if not objects or not all(isinstance(one, dict) for one in objects):
+        raise UserError(
+            f'{path} must hold a JSON object {{"key": value, ...}}, or a list of such objects'
+        )
+    return objects
 
 
 def checked(

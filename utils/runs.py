@@ -143,10 +143,12 @@ class RunFolder:
             "user_embedding": file_checksum(self.embedding_path),
         }
 
-    def finish(self, summary: dict[str, Any]) -> None:
-        """Write the summary, which makes the run done, and drop the checkpoint."""
-        write_json(self.summary_path, {"key": self.key, **summary})
+    def finish(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Write the summary, which makes the run done, drop the checkpoint; returns the summary."""
+        summary = {"key": self.key, **results}
+        write_json(self.summary_path, summary)
         self.checkpoint.unlink(missing_ok=True)
+        return summary
 
 
 def save_weights(path: Path, state: dict[str, torch.Tensor]) -> None:

@@ -1,0 +1,1 @@
+"""`python -m utils.report`: every published cell beside ours, from the committed records."""

@@ -1,0 +1,161 @@
+"""Our records and the published cells, by the names that the tables use."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from utils import records
+from utils.report.cells import Measured, auc_error, measured, ndcg_error, share_error
+
+PROJECT = Path(__file__).resolve().parents[2]
+PUBLISHED = PROJECT / "exp_results" / "published"
+
+METHODS = {
+    "original": "Original",
+    "u2u": "U2U-R",
+    "d2d": "D2D-R",
+    "retrain": "Retrain",
+    "adv": "Adv-InT",
+}
+MODELS = {"ncf": "NMF", "lgn": "LightGCN"}
+DATASETS = {"ml-100k": "ML-100K", "ml-1m": "ML-1M", "lfm-2b": "LFM-2B"}
+POST_TRAINING = ("u2u", "d2d")
+
+RECOMMENDATION = {"ndcg@5": "NDCG@5", "hr@5": "HR@5", "ndcg@10": "NDCG@10", "hr@10": "HR@10"}
+"""Column of the published table -> column of ours."""
+ATTACK = {
+    f"{attacker}_{column}": (attacker, score)
+    for attacker in ("mlp", "xgb")
+    for column, score in (
+        ("acc", "accuracy"),
+        ("precision", "precision"),
+        ("recall", "recall"),
+        ("auc", "auc"),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Which of our runs stand beside a paper's.
+
+    Attributes:
+        regularizer, alpha: of the post-training methods.
+        fits: whether a run has the paper's settings, from the model and those of the run's
+            settings that are not our defaults.
+    """
+
+    regularizer: str
+    alpha: float
+    fits: Callable[[str, Mapping[str, Any]], bool]
+
+
+def _as_companion(model: str, settings: Mapping[str, Any]) -> bool:
+    return set(settings) <= {"batch_size"}
+
+
+def _as_paper(model: str, settings: Mapping[str, Any]) -> bool:
+    epochs = {"ncf": 50, "lgn": 400}[model]
+    return (settings.get("embedding_size"), settings.get("epochs")) == (16, epochs)
+
+
+RC25 = Setting("ranking", 1e-6, _as_companion)
+"""What the companion's artefact runs; a larger batch stands in where 256 was not run."""
+RC25_FROBENIUS = replace(RC25, regularizer="frobenius")
+"""The same with the regulariser that both papers write."""
+MM23 = Setting("frobenius", 1e-4, _as_paper)
+
+
+def published(name: str) -> pd.DataFrame:
+    """A published table, by the stem of its file: index dataset, model, method."""
+    table = pd.read_csv(PUBLISHED / f"{name}.csv")
+    return table.set_index(["dataset", "model", "method"])
+
+
+@dataclass(frozen=True)
+class Results:
+    """Our records: a row a run, and a row an attack and attacker, which leads to its run."""
+
+    runs: pd.DataFrame
+    attacks: pd.DataFrame
+
+    @classmethod
+    def read(cls, folder: Path) -> "Results":
+        """From runs.csv and attacks.csv in a folder; no rows where there is no file."""
+        runs = _frame(records.runs(folder), [*records.METRICS, "seconds"])
+        numbers = [*records.SCORES, "auc_std", "users", "test_users", "rounds"]
+        attacks = _frame(records.attacks(folder), numbers)
+        attacks = attacks.merge(runs[["run", "settings"]], on="run", suffixes=("", "_of_run"))
+        return cls(runs, attacks)
+
+    def of(
+        self, setting: Setting, dataset: str, model: str, method: str, attribute: str = "gender"
+    ) -> pd.DataFrame:
+        """Runs of a cell, one a seed; those with default settings where there are any."""
+        runs = self._select(self.runs, dataset, model, method, setting)
+        runs = runs[runs["attribute"].isin(["", attribute])]
+        runs = where(runs, lambda settings: setting.fits(model, settings))
+        plain = where(runs, lambda settings: not settings)
+        return plain if len(plain) else runs
+
+    def _select(
+        self, frame: pd.DataFrame, dataset: str, model: str, method: str, setting: Setting
+    ) -> pd.DataFrame:
+        which = (frame["dataset"] == dataset) & (frame["model"] == model)
+        which &= frame["method"] == method
+        if method in POST_TRAINING:
+            which &= frame["regularizer"] == setting.regularizer
+            which &= pd.to_numeric(frame["au_trade_off"]) == setting.alpha
+        return frame[which]
+
+    def recommendation(self, runs: pd.DataFrame, metric: str) -> Measured | None:
+        """A ranking metric (HR@k or NDCG@k) of a cell's runs."""
+        if not len(runs):
+            return None
+        users, mean = int(runs["users"].iloc[0]), runs[metric].mean()
+        if metric.startswith("HR"):
+            error = share_error(mean, users)
+        else:
+            error = ndcg_error(mean, runs[metric.replace("NDCG", "HR")].mean(), users)
+        return measured(runs[metric].tolist(), error)
+
+    def seconds(self, runs: pd.DataFrame) -> Measured | None:
+        """Seconds of training or unlearning of a cell's runs."""
+        return measured(runs["seconds"].tolist(), 0.0) if len(runs) else None
+
+    def attack(
+        self, runs: pd.DataFrame, protocol: str, attacker: str, score: str
+    ) -> Measured | None:
+        """What an attacker found in a cell's runs, with the attack's default settings."""
+        rows = self.attacks[self.attacks["run"].isin(runs["run"])]
+        rows = rows[(rows["protocol"] == protocol) & (rows["attacker"] == attacker)]
+        rows = where(rows, lambda settings: not settings)
+        if not len(rows):
+            return None
+        # cv tests every balanced user, a draw of shadow the share that it doesn't expose
+        users = int(rows["users" if protocol == "cv" else "test_users"].iloc[0])
+        means = {name: float(rows[name].mean()) for name in records.SCORES}
+        # users that the score is a share of: all, those called positive, or the positives
+        called = means["recall"] * users / 2 / means["precision"] if means["precision"] else 0.0
+        base = {"accuracy": users, "precision": called, "recall": users / 2}
+        mean = means[score]
+        error = auc_error(mean, users) if score == "auc" else share_error(mean, base[score])
+        return measured(rows[score].tolist(), error)
+
+
+def where(frame: pd.DataFrame, fits: Callable[[dict[str, Any]], bool]) -> pd.DataFrame:
+    """The rows whose settings fit."""
+    return frame[frame["settings"].map(fits).astype(bool)]
+
+
+def _frame(record: records.Record, numbers: list[str]) -> pd.DataFrame:
+    rows = record.rows()
+    frame = pd.DataFrame(rows, columns=list(record.columns), dtype=str)
+    for column in numbers:
+        frame[column] = pd.to_numeric(frame[column])
+    frame["settings"] = [json.loads(one) if one else {} for one in frame["settings"]]
+    return frame

@@ -1,0 +1,295 @@
+"""The papers' tables with our cells beside the published ones."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pandas as pd
+
+from utils.report.cells import Measured, order_verdicts, verdicts
+from utils.report.results import (
+    ATTACK,
+    DATASETS,
+    METHODS,
+    MM23,
+    MODELS,
+    RC25,
+    RC25_FROBENIUS,
+    RECOMMENDATION,
+    Results,
+    Setting,
+    published,
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A published cell and ours; either may be missing."""
+
+    dataset: str
+    model: str
+    method: str
+    column: str
+    ours: Measured | None
+    published: float | None
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table.
+
+    Attributes:
+        name: short, for the CSV file.
+        title: what it shows and beside what.
+        note: what a reader must know.
+        columns: published column -> heading.
+        digits: decimals.
+        cells: all of them.
+        settings: what our runs of a block have other than the defaults, (dataset, model) -> text.
+    """
+
+    name: str
+    title: str
+    note: str
+    columns: dict[str, str]
+    digits: int
+    cells: tuple[Cell, ...]
+    settings: dict[tuple[str, str], str]
+
+    def counts(self) -> dict[str, int]:
+        """How many cells have each verdict; "" = not run."""
+        judged = pd.Series([cell.verdict for cell in self.cells if cell.published is not None])
+        return judged.value_counts().to_dict()
+
+    def blocks(self) -> Iterator[tuple[str, str, dict[str, dict[str, Cell]]]]:
+        """Dataset, model, and method -> column -> cell, in the papers' order."""
+        for model in MODELS:
+            for dataset in DATASETS:
+                block: dict[str, dict[str, Cell]] = {}
+                for cell in self.cells:
+                    if (cell.dataset, cell.model) == (dataset, model):
+                        block.setdefault(cell.method, {})[cell.column] = cell
+                if block:
+                    yield dataset, model, block
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A dict a cell, for the CSV file."""
+        return [
+            {
+                "table": self.name,
+                "dataset": cell.dataset,
+                "model": cell.model,
+                "method": cell.method,
+                "column": cell.column,
+                "published": cell.published,
+                **(asdict(cell.ours) if cell.ours else {}),
+                "standard_error": cell.ours.error if cell.ours else None,
+                "difference": cell.ours.mean - cell.published
+                if cell.ours and cell.published is not None
+                else None,
+                "verdict": cell.verdict,
+            }
+            for cell in self.cells
+        ]
+
+
+Measure = Callable[[pd.DataFrame, str], Measured | None]
+"""Runs of a cell and the published column -> our figure."""
+
+
+def compare(
+    results: Results,
+    setting: Setting,
+    source: str,
+    measure: Measure,
+    *,
+    name: str,
+    title: str,
+    note: str,
+    columns: dict[str, str],
+    digits: int = 4,
+    judge: Callable = verdicts,
+    missing: bool = True,
+) -> Table:
+    """One table.
+
+    Args:
+        results: our records.
+        setting: which of our runs.
+        source: stem of the file of published cells.
+        measure: see `Measure`.
+        name, title, note, columns, digits: see `Table`.
+        judge: cells -> verdicts.
+        missing: whether blocks that we have no run of are kept, as what is still to do.
+    """
+    there = published(source)
+    cells, settings = [], {}
+    for dataset, model in dict.fromkeys((d, m) for d, m, _ in there.index):
+        runs = {method: results.of(setting, dataset, model, method) for method in METHODS}
+        if not missing and not any(map(len, runs.values())):
+            continue
+        settings[dataset, model] = _settings(runs)
+        for column in columns:
+            ours = {method: one for method in METHODS if (one := measure(runs[method], column))}
+            theirs = {
+                method: float(there.loc[(dataset, model, method), column])
+                for method in METHODS
+                if (dataset, model, method) in there.index
+            }
+            judged = judge(ours, theirs)
+            cells += [
+                Cell(dataset, model, method, column, ours.get(method), theirs.get(method), verdict)
+                for method in METHODS
+                if method in ours or method in theirs
+                for verdict in [judged.get(method, "")]
+            ]
+    return Table(name, title, note, columns, digits, tuple(cells), settings)
+
+
+def _settings(runs: dict[str, pd.DataFrame]) -> str:
+    """What the runs have other than the defaults, where all have the same."""
+    found = [one for frame in runs.values() for one in frame["settings"]]
+    common = [
+        f"{key} {value}"
+        for key, value in (found or [{}])[0].items()
+        if all(one.get(key) == value for one in found)
+    ]
+    return ", ".join(common)
+
+
+def tables(results: Results) -> list[Table]:
+    """All tables of the report."""
+    attack = {
+        f"{attacker}_{end}": f"{attacker.upper()} {heading}"
+        for attacker in ("mlp", "xgb")
+        for end, heading in (
+            ("acc", "Acc"),
+            ("precision", "Precision"),
+            ("recall", "Recall"),
+            ("auc", "AUC"),
+        )
+    }
+
+    def ranking(runs: pd.DataFrame, column: str) -> Measured | None:
+        return results.recommendation(runs, RECOMMENDATION[column])
+
+    def seconds(runs: pd.DataFrame, column: str) -> Measured | None:
+        return results.seconds(runs)
+
+    def attacked(protocol: str) -> Measure:
+        return lambda runs, column: results.attack(runs, protocol, *ATTACK[column])
+
+    both = "U2U-R and D2D-R with the artefact's regulariser (`ranking`), alpha 1e-6"
+    written = "U2U-R and D2D-R with the regulariser that the papers write (`frobenius`), alpha 1e-6"
+    paper = "K = 16, 50 epochs (NMF) or 400 (LightGCN), `frobenius`, alpha 1e-4, 5,000 steps of "
+    paper += "U2U-R and 1,000 of D2D-R"
+    only = "the methods without a regulariser are as in the table before"
+    return [
+        compare(
+            results,
+            RC25,
+            "companion2025_recommendation",
+            ranking,
+            name="rc25-1",
+            title="RC25 Table 1: recommendation",
+            note=f"{both}.",
+            columns=RECOMMENDATION,
+        ),
+        compare(
+            results,
+            RC25_FROBENIUS,
+            "companion2025_recommendation",
+            ranking,
+            name="rc25-1-frobenius",
+            title="RC25 Table 1 with the written regulariser",
+            note=f"{written}; {only}.",
+            columns=RECOMMENDATION,
+            missing=False,
+        ),
+        compare(
+            results,
+            RC25,
+            "companion2025_seconds",
+            seconds,
+            name="rc25-2",
+            title="RC25 Table 2: seconds",
+            note="Published on an RTX 4080, ours on one CPU core with another run on the other "
+            "core: only the order can be judged, so no cell is `=`. Original's training is not "
+            "in the published table.",
+            columns={"seconds": "seconds"},
+            digits=1,
+            judge=order_verdicts,
+        ),
+        compare(
+            results,
+            RC25,
+            "companion2025_attack",
+            attacked("cv"),
+            name="rc25-3",
+            title="RC25 Table 3: attack under `cv`",
+            note=f"5-fold cross-validation of balanced users, 3 repeats; {both}.",
+            columns=attack,
+        ),
+        compare(
+            results,
+            RC25_FROBENIUS,
+            "companion2025_attack",
+            attacked("cv"),
+            name="rc25-3-frobenius",
+            title="RC25 Table 3 with the written regulariser",
+            note=f"Protocol `cv`; {written}; {only}.",
+            columns=attack,
+            missing=False,
+        ),
+        compare(
+            results,
+            RC25,
+            "acmmm2023_attack",
+            attacked("shadow"),
+            name="mm23-3-rc25",
+            title="MM23 Table 3: attack under `shadow`, runs of RC25's setting",
+            note="A tenth of the balanced users exposed, 10 draws; MM23's cells stem from K = 16 "
+            f"and other splits; {both}.",
+            columns=attack,
+            missing=False,
+        ),
+        compare(
+            results,
+            MM23,
+            "acmmm2023_attack",
+            attacked("shadow"),
+            name="mm23-3",
+            title="MM23 Table 3: attack under `shadow`, runs of MM23's setting",
+            note=f"{paper}.",
+            columns=attack,
+            missing=False,
+        ),
+        compare(
+            results,
+            MM23,
+            "acmmm2023_seconds",
+            seconds,
+            name="mm23-5",
+            title="MM23 Table 5: seconds",
+            note=f"{paper}; order only.",
+            columns={"seconds": "seconds"},
+            digits=1,
+            judge=order_verdicts,
+            missing=False,
+        ),
+        compare(
+            results,
+            MM23,
+            "acmmm2023_recommendation",
+            ranking,
+            name="mm23-4",
+            title="MM23 Table 4: recommendation (not comparable)",
+            note=f"{paper}. MM23 splits 80/10/10 and ranks we don't know how many items; its HR "
+            "falls as the cut-off grows, so it is no hit ratio: ours are the figures of the "
+            "leave-one-out split, and no verdict is given.",
+            columns=RECOMMENDATION,
+            judge=lambda ours, theirs: {},
+            missing=False,
+        ),
+    ]

@@ -1,0 +1,148 @@
+"""Write the report's files from the records."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+from utils import figures
+from utils.figures import TradeOffPoint
+from utils.files import replace_file
+from utils.report.cells import VERDICTS
+from utils.report.claims import alphas, claims
+from utils.report.pages import (
+    Part,
+    Picture,
+    Section,
+    cells_csv,
+    claims_section,
+    deviations_page,
+    html_page,
+    markdown,
+    overview,
+    relative,
+    table_section,
+)
+from utils.report.results import DATASETS, METHODS, MODELS, POST_TRAINING, RC25, Results
+from utils.report.tables import tables
+
+log = logging.getLogger(__name__)
+
+INTRODUCTION = (
+    "Every published cell of *Making Users Indistinguishable* (ACM MM 2023, MM23) and of its "
+    "reproducibility companion (2025, RC25) that we have runs for, beside ours. A cell reads "
+    "**ours ± standard deviation over seeds (number of seeds) / published / difference, verdict**.",
+    "Our runs: `runs.csv` and `attacks.csv` beside this page, a row a run or attack, each written "
+    "by `python main.py --config configs/reproduce_*.json` and "
+    "`python attack.py --config configs/reproduce_attack_*.json`; this page by "
+    "`python -m utils.report`.",
+    "The verdict's rule. The standard error of one of our cells counts the spread over seeds and "
+    "the sampling error of the number of test users (ranking metrics) or tested users (attack), "
+    "SE² = s²/n + q²; q is binomial for shares, Hanley and McNeil's for the AUC, and for NDCG the "
+    "least that is possible beside the hit ratio. The published cells' own error is not known "
+    "and not counted. "
+    + "; ".join(f"`{verdict}` {meaning}" for verdict, meaning in VERDICTS.items())
+    + ".",
+)
+
+FIGURE_2 = (
+    "Figure 2, {where}: AUC (`shadow`) against NDCG@10 for alpha from 1e-6 to 1e-2, mean over "
+    "seeds. The best place is on the dashed line of chance, as far to the right as the original."
+)
+PICTURES = {
+    "tsne": "Figure 3: t-SNE of the embeddings, coloured by the true class and by what each "
+    "attacker says ({name}).",
+    "histogram": "Figure 4, the most telling dimension ({name}).",
+    "histograms": "Figure 4: the most telling dimensions of the embeddings, by class ({name}).",
+}
+"""How the notebook's pictures end -> their caption."""
+
+
+def write_report(folder: Path) -> list[Path]:
+    """reproduction.md, .html and .csv and deviations.md from a folder's runs.csv and attacks.csv.
+
+    Args:
+        folder: holds the records; findings.md in it, if there, is what people have to say, and
+            becomes a section. Pictures lie in figures/ beside it, where Figure 2 is drawn too.
+
+    Returns:
+        The files written.
+
+    Raises:
+        UserError: a record is damaged.
+    """
+    results = Results.read(folder)
+    page = folder / "reproduction.html"
+    compared = tables(results)
+    sections = [
+        Section("The papers' tables, reproduced", [*INTRODUCTION, overview(compared)]),
+        *_findings(folder / "findings.md"),
+        claims_section(list(claims(results))),
+        *(table_section(table) for table in compared if _has_runs(table)),
+        *_pictures(results, folder.parent / "figures", page),
+    ]
+    texts = {
+        page: html_page(sections),
+        folder / "reproduction.md": markdown(sections),
+        folder / "reproduction.csv": cells_csv(compared),
+        folder / "deviations.md": markdown(deviations_page(results)),
+    }
+    for path, text in texts.items():
+        with replace_file(path) as file:
+            file.write(text.encode())
+    return list(texts)
+
+
+def renew_report(record: str | None) -> None:
+    """Write the report beside a sweep's record and say where; nothing without a record."""
+    if record:
+        pages = [path for path in write_report(Path(record)) if path.suffix in (".md", ".html")]
+        log.info("Report: %s", " and ".join(map(str, pages)))
+
+
+def _has_runs(table) -> bool:
+    return any(cell.ours for cell in table.cells)
+
+
+def _findings(path: Path) -> Iterator[Section]:
+    if path.exists():
+        paragraphs = path.read_text(encoding="utf-8").strip().split("\n\n")
+        parts: list[Part] = [" ".join(one.split("\n")) for one in paragraphs if one[0] != "#"]
+        yield Section("Findings", parts)
+
+
+def _pictures(results: Results, folder: Path, page: Path) -> Iterator[Section]:
+    parts: list[Part] = []
+    for model in MODELS:
+        for dataset in DATASETS:
+            if path := figure_2(results, dataset, model, folder):
+                where = f"{MODELS[model]} on {DATASETS[dataset]}"
+                parts.append(Picture(relative(path, page), FIGURE_2.format(where=where)))
+    for kind, caption in PICTURES.items():
+        for path in sorted(folder.glob(f"*-{kind}.png")):
+            name = path.stem.removesuffix(f"-{kind}")
+            parts.append(Picture(relative(path, page), caption.format(name=name)))
+    if parts:
+        yield Section("Figures", parts)
+
+
+def figure_2(results: Results, dataset: str, model: str, folder: Path) -> Path | None:
+    """Draw Figure 2 from the records; None where fewer than three alphas were run."""
+    points, originals = [], []
+    for attacker in ("mlp", "xgb"):
+        for method in POST_TRAINING:
+            for regularizer in ("frobenius", "ranking"):
+                found = alphas(results, dataset, model, method, regularizer, attacker)
+                points += [
+                    TradeOffPoint(METHODS[method], regularizer, alpha, attacker, auc, ndcg)
+                    for alpha, (ndcg, auc) in found.items()
+                ]
+        runs = results.of(RC25, dataset, model, "original")
+        ndcg = results.recommendation(runs, "NDCG@10")
+        auc = results.attack(runs, "shadow", attacker, "auc")
+        if ndcg and auc:
+            originals.append(TradeOffPoint("Original", "", 0.0, attacker, auc.mean, ndcg.mean))
+    if len({point.alpha for point in points}) < 3:
+        return None
+    return figures.save(
+        figures.trade_off(points, originals), folder / f"{model}-{dataset}-trade-off.png"
+    )
