@@ -73,8 +73,8 @@ class Dataset:
         name: as in the config.
         n_users, n_items: sizes of the index spaces.
         train: (n, 2) int64, columns user and item.
-        validation: the second most recent interactions, or None where nothing is held out.
-        test: the most recent interactions.
+        validation: an interaction a user, or None where nothing is held out.
+        test: another interaction a user.
         checksum: SHA-256 of the files that this was read from.
         graph_path: where the interaction graph of `train` is cached; None in a folder that isn't
             ours to write to.

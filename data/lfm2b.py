@@ -54,11 +54,12 @@ def read_lfm2b(paths: list[Path], settings: PrepareSettings) -> RawData:
     users["gender"] = users["gender"].map(GENDERS).fillna("")
     users["age"] = users["age"].map(age_bracket)
     users = described_once(users_path, users[["gender", "age", "country"]])
-    return RawData(_read_log(log_path, settings.min_interactions), users)
+    return RawData(_read_log(log_path, settings), users)
 
 
-def _read_log(path: Path, minimum: int) -> pd.DataFrame:
+def _read_log(path: Path, settings: PrepareSettings) -> pd.DataFrame:
     """The columns user, item, timestamp of `RawData.interactions`, each pair once."""
+    minimum = settings.min_interactions
     header = _header(path)
     check_columns(path, ("user_id", "track_id"), header, MEND)
     user_lines, track_lines = np.zeros(0, np.int32), np.zeros(0, np.int32)
@@ -76,17 +77,19 @@ def _read_log(path: Path, minimum: int) -> pd.DataFrame:
             played = seconds(path, chunk[name][may_stay]).astype(np.int64)
         waiting.append(((user << 32 | track)[may_stay], played))
         if sum(len(part) for part, _ in waiting) > max(MERGE_PAIRS, len(pair)):
-            pair, time = _merged([(pair, time), *waiting])
+            pair, time = _merged([(pair, time), *waiting], settings.time_ties)
             waiting = []
-    pair, time = _merged([(pair, time), *waiting])
+    pair, time = _merged([(pair, time), *waiting], settings.time_ties)
     user, track = (pair >> 32).astype(np.int32), (pair & 0xFFFFFFFF).astype(np.int32)
     return pd.DataFrame({"user": user, "item": track, "timestamp": time})
 
 
-def _merged(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+def _merged(
+    parts: list[tuple[np.ndarray, np.ndarray]], time_ties: str
+) -> tuple[np.ndarray, np.ndarray]:
     """Each pair once, at its latest time, in the file's order as the parts are."""
     pair, time = (np.concatenate(column) for column in zip(*parts, strict=True))
-    rows = latest(pair, time)
+    rows = latest(pair, time, time_ties)
     return pair[rows], time[rows]
 
 

@@ -8,8 +8,8 @@ prepare (and ours what they prepared):
     pos_dict.npy, user_gender.npy dicts for the authors' programs; ours read the genders only of
                                   a folder that has no meta.json, hence isn't ours
 and, ours alone:
-    validation_neg_interactions   the same for the second most recent interaction, which also
-                                  stands in train_interactions.csv
+    validation_neg_interactions   the same for the validation interaction, which also stands in
+                                  train_interactions.csv
     users.csv, items.csv          index, raw id and the users' attributes
     meta.json                     settings, counts, and the raw files' checksums
 """
@@ -18,15 +18,16 @@ import logging
 import shutil
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from data.fetch import ARCHIVES, Source, find_source, raw_source
 from data.layout import META, is_ours
-from data.readers import PrepareSettings, RawData, latest
+from data.readers import PrepareSettings, RawData, latest, oldest_first
 from data.sampling import sample_negatives
 from utils.errors import UserError
 from utils.files import file_checksum, free_name, named, read_json_object, write_json
@@ -36,17 +37,25 @@ from utils.seeds import numpy_generator
 log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 2
+HELD_OUT = 2  # interactions of a user: one for the test, one for the validation
 
 
 @dataclass(frozen=True)
 class Split:
-    """Row numbers of each user's last (test) and last but one (validation) interaction,
-    both (n_users,), and a mask of the rows that are not test.
+    """Row numbers of each user's test and validation interaction, both (n_users,), and a mask of
+    the rows that are not test.
     """
 
     test: np.ndarray
     validation: np.ndarray
     train: np.ndarray
+
+    @classmethod
+    def of(cls, test: np.ndarray, validation: np.ndarray, n_rows: int) -> "Split":
+        """The split of `n_rows` interactions that holds these out."""
+        train = np.ones(n_rows, dtype=bool)
+        train[test] = False
+        return cls(test, validation, train)
 
 
 def k_core(user: np.ndarray, item: np.ndarray, minimum: int) -> np.ndarray:
@@ -90,21 +99,32 @@ def contiguous(raw_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return rank[codes], values[order]
 
 
-def leave_one_out(user: np.ndarray, timestamp: np.ndarray) -> Split:
+def leave_one_out(user: np.ndarray, timestamp: np.ndarray, time_ties: str = "last") -> Split:
     """Each user's most recent interaction is the test, the one before it the validation.
 
-    Between equal timestamps the later line of the file is the more recent one: many users rate
-    in bursts, and the file's order is the only fact there is.
+    Many users rate in bursts, so that the file's order, the only fact there is, decides.
 
     Args:
-        user, timestamp: (n,), in the file's order; every user has at least three rows.
+        user: (n,) contiguous indices; every user has at least three rows.
+        timestamp, time_ties: as in `oldest_first`.
     """
-    order = np.lexsort((timestamp, user))  # stable: equal keys stay in the file's order
+    order = oldest_first(user, timestamp, time_ties)
     last = np.flatnonzero(np.diff(user[order], append=-1) != 0)
-    test, validation = order[last], order[last - 1]
-    train = np.ones(len(user), dtype=bool)
-    train[test] = False
-    return Split(test, validation, train)
+    return Split.of(order[last], order[last - 1], len(user))
+
+
+def leave_any_out(user: np.ndarray, rng: np.random.Generator) -> Split:
+    """One interaction of each user, whichever, is the test, and one of the others the validation.
+
+    Args:
+        user: (n,) contiguous indices; every user has at least three rows.
+        rng: draws uniformly, the users in the order of their indices.
+    """
+    order, count = np.argsort(user, kind="stable"), np.bincount(user)
+    first = np.cumsum(count) - count
+    test, validation = rng.integers(count), rng.integers(count - 1)
+    validation += validation >= test  # passes over the test
+    return Split.of(order[first + test], order[first + validation], len(user))
 
 
 def build(
@@ -126,15 +146,18 @@ def build(
         checksums: SHA-256 of each raw file, recorded in meta.json.
 
     Raises:
-        UserError: nothing is left after the filter, or negatives can't be drawn.
+        UserError: nothing is left after the filter, users with too little to split, or negatives
+            can't be drawn.
     """
     user, user_ids = contiguous(raw.interactions["user"].to_numpy())
     item, item_ids = contiguous(raw.interactions["item"].to_numpy())
     timestamp = raw.interactions["timestamp"].to_numpy()
-    rows = latest(user * len(item_ids) + item, timestamp)
+    rows = latest(user * len(item_ids) + item, timestamp, settings.time_ties)
     if repeated := len(user) - len(rows):
         log.warning("%d repeated interactions count once, at their latest time", repeated)
     rows = rows[k_core(user[rows], item[rows], settings.min_interactions)]
+    if not len(rows) and settings.min_interactions == 1:
+        raise UserError(f"{name}: there are no interactions; get the dataset again")
     if not len(rows):
         raise UserError(
             f"{name}: no user and item with {settings.min_interactions} interactions each is "
@@ -144,7 +167,17 @@ def build(
     item, kept_items = contiguous(item[rows])
     user_ids, item_ids = user_ids[kept_users], item_ids[kept_items]
     n_items = len(item_ids)
-    split = leave_one_out(user, timestamp[rows])
+    if few := int((np.bincount(user) < HELD_OUT + 1).sum()):
+        raise UserError(
+            f"{name}: {few} of {len(user_ids)} users have fewer than {HELD_OUT + 1} interactions "
+            "after the filter, and test, validation and training need one each; raise "
+            f"min_interactions to {HELD_OUT + 1} or more"
+        )
+    if settings.held_out == "random":
+        rng = numpy_generator(settings.split_seed, "split", "held_out")
+        split = leave_any_out(user, rng)
+    else:
+        split = leave_one_out(user, timestamp[rows], settings.time_ties)
     negatives = {
         part: sample_negatives(
             user,
@@ -236,7 +269,7 @@ def prepared_folder(dataset_path: Path, name: str, settings: PrepareSettings) ->
         meta = read_json_object(folder / META)
         if meta is None or not isinstance(meta.get("raw"), dict):
             log.warning("%s is damaged; preparing %s anew", folder / META, name)
-        elif (meta.get("format"), meta.get("settings")) != (FORMAT_VERSION, asdict(settings)):
+        elif meta.get("format") != FORMAT_VERSION or not _made_with(settings, meta):
             log.info("%s was prepared with other settings (%s)", folder, meta.get("settings"))
         elif source and (changed := _changed(source, meta["raw"], folder / META)):
             log.info("%s has changed since %s was prepared", changed, folder)
@@ -247,6 +280,15 @@ def prepared_folder(dataset_path: Path, name: str, settings: PrepareSettings) ->
     checksums = {path.name: file_checksum(path) for path in source.paths}
     build(source.format.read(source.paths, settings), settings, folder, name, checksums)
     return folder
+
+
+def _made_with(settings: PrepareSettings, meta: Mapping[str, Any]) -> bool:
+    """Whether a folder was prepared with these settings; keys that are newer than its meta.json
+    were at their defaults.
+    """
+    known = meta.get("settings")
+    defaults = {f.name: f.default for f in fields(settings) if f.default is not MISSING}
+    return isinstance(known, dict) and defaults | known == asdict(settings)
 
 
 def _changed(source: Source, checksums: Mapping[str, str], meta_path: Path) -> Path | None:

@@ -41,6 +41,8 @@ class PrepareSettings:
     user_column: str = "user"
     item_column: str = "item"
     time_column: str | None = "timestamp"
+    held_out: str = "latest"
+    time_ties: str = "last"
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class RawData:
 
     Attributes:
         interactions: columns user, item (raw ids: integers or text) and timestamp (a number), in
-            the file's order, which decides between equal timestamps.
+            the file's order, which decides between equal timestamps (see `oldest_first`).
         users: indexed by the raw user id as text; a text column an attribute, "" = unknown.
     """
 
@@ -242,15 +244,28 @@ def seconds(path: Path, values: pd.Series) -> np.ndarray:
     return times
 
 
-def latest(pair: np.ndarray, timestamp: np.ndarray) -> np.ndarray:
-    """Row numbers, ascending, of every pair's most recent occurrence; between equal times the
-    later line of the file is the more recent.
+def oldest_first(group: np.ndarray, timestamp: np.ndarray, time_ties: str = "last") -> np.ndarray:
+    """Row numbers, group after group, each from its oldest row to its most recent.
+
+    Args:
+        group, timestamp: (n,) numbers, in the file's order.
+        time_ties: which line of the file is the more recent between a group's equal times, the
+            "last" or the "first".
+    """
+    # stable: equal keys stay in the order in which they are given
+    if time_ties == "first":
+        return len(group) - 1 - np.lexsort((timestamp[::-1], group[::-1]))
+    return np.lexsort((timestamp, group))
+
+
+def latest(pair: np.ndarray, timestamp: np.ndarray, time_ties: str = "last") -> np.ndarray:
+    """Row numbers, ascending, of every pair's most recent occurrence.
 
     Args:
         pair: (n,) a number of at least 0 a (user, item) pair.
-        timestamp: (n,) numbers.
+        timestamp, time_ties: as in `oldest_first`.
     """
-    order = np.lexsort((timestamp, pair))  # stable: equal keys stay in the file's order
+    order = oldest_first(pair, timestamp, time_ties)
     return np.sort(order[np.flatnonzero(np.diff(pair[order], append=-1))])
 
 

@@ -152,12 +152,14 @@ def load_data(config: ExperimentConfig, device: torch.device) -> tuple[Dataset, 
         config.user_column,
         config.item_column,
         config.time_column,
+        config.held_out,
+        config.time_ties,
     )
-    held_out = config.selection == "validation"
+    hold_out_validation = config.selection == "validation"
     needed = Group.ATTRIBUTE in METHODS[config.method].groups
     with locked_dataset(Path(config.dataset_path), config.dataset):
         folder = prepared_folder(Path(config.dataset_path), config.dataset, settings)
-        dataset = load_dataset(folder, config.dataset, held_out, config.split_seed)
+        dataset = load_dataset(folder, config.dataset, hold_out_validation, config.split_seed)
         attribute = load_attribute(folder, config.attribute) if needed else None
     return dataset.to(device), attribute
 

@@ -80,7 +80,11 @@ MAIN = {
     "retrain_interval=0": "at least 1",
     "adv_scale=-0.5": "at least 0",
     "adv_width=0": "at least 1",
-    "min_interactions=2": "at least 3 or null",
+    "min_interactions=0": "at least 1 or null",
+    "held_out=oldest": '"held_out" must be one of "latest", "random", got "oldest"',
+    "held_out=null": "got null",
+    "time_ties=middle": '"time_ties" must be one of "last", "first", got "middle"',
+    'time_ties=["last", "first"]': 'got ["last", "first"]',
     "user_column=": '"user_column" must be text',
     "split_seed=-1": "at least 0",
     "regularizer=l2": '"frobenius", "ranking"',
@@ -172,6 +176,30 @@ def test_in_processes_of_their_own(workspace, program, row):
     )
     assert done.returncode == 2
     one_line(done.stderr, (MAIN | ATTACK)[row])
+
+
+@pytest.mark.parametrize("minimum", [1, 2])
+def test_users_with_too_little_to_split_are_counted(workspace, capsys, minimum):
+    home = workspace / "data/datasets/mine"
+    home.mkdir()
+    of_user = {1: 3, 2: 2, 3: 2, 4: 9}
+    rows = [f"{user},{item}" for user, count in of_user.items() for item in range(count)]
+    rows += [f"{user},{item}" for user in (5, 6) for item in range(3, 9)]  # no item is rare
+    (home / "interactions.csv").write_text("\n".join(["user,item", *rows]) + "\n")
+    people = [f"{user},{'FM'[user % 2]}" for user in range(1, 7)]
+    (home / "users.csv").write_text("\n".join(["user,gender", *people]) + "\n")
+    before = contents(workspace)
+    arguments = ["dataset=mine", "time_column=null", "test_num_ng=1"]
+    assert main.main([*arguments, f"min_interactions={minimum}"]) == 2
+    one_line(
+        capsys.readouterr().err,
+        "mine: 2 of 6 users have fewer than 3 interactions after the filter, and test, validation "
+        "and training need one each; raise min_interactions to 3 or more",
+    )
+    assert contents(workspace) == before
+    (home / "interactions.csv").write_text("user,item\n")
+    assert main.main([*arguments, "min_interactions=1"]) == 2
+    one_line(capsys.readouterr().err, "mine: there are no interactions")
 
 
 DEEP = '{"epochs": ' + "[" * 100_000

@@ -200,6 +200,41 @@ def test_selection_on_test_keeps_the_validation_pairs_in_training(workspace):
     assert (sizes[0]["validation"], sizes[1]["validation"]) == (80, 0)
 
 
+def test_another_split_is_another_run_and_the_way_back_is_open(workspace, capsys):
+    run_main("epochs=1")
+    prepared = workspace / "data/datasets/ml-100k/preprocess"
+    before = (prepared / "test_neg_interactions").read_bytes()
+    splits, keys = {before}, set()
+    for place, choice in (("a", "held_out=random"), ("b", "time_ties=first")):
+        run_main("epochs=1", choice, f"results_path={place}")
+        summary = json.loads(Path(f"{place}/ncf/ml-100k/original/seed-0/summary.json").read_text())
+        assert summary["sizes"]["test"] == summary["sizes"]["validation"] == 80
+        splits.add((prepared / "test_neg_interactions").read_bytes())
+        keys.add(summary["key"])
+    assert len(splits) == 3
+    assert len(keys) == 2
+    capsys.readouterr()
+    run_main("epochs=1")
+    assert "is done already" in capsys.readouterr().out
+    assert (prepared / "test_neg_interactions").read_bytes() == before
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("held_out", ["latest", "random"])
+def test_without_a_filter_rare_items_do_no_harm(workspace, model, held_out):
+    home = workspace / "data/datasets/mine"
+    home.mkdir()
+    rows = [f"{user},{item}" for user in range(9) for item in (3, 4, f"of-{user}")]
+    (home / "interactions.csv").write_text("\n".join(["user,item", *rows]) + "\n")
+    people = [f"{user},{'FM'[user % 2]}" for user in range(9)]
+    (home / "users.csv").write_text("\n".join(["user,gender", *people]) + "\n")
+    arguments = ["dataset=mine", "time_column=null", "min_interactions=1", "test_num_ng=5"]
+    run_main("epochs=2", f"model={model}", f"held_out={held_out}", *arguments, "method=retrain")
+    (path,) = workspace.rglob("summary.json")
+    sizes = {"users": 9, "items": 11, "train": 9, "validation": 9, "test": 9}
+    assert json.loads(path.read_text())["sizes"] == sizes
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

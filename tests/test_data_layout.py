@@ -53,6 +53,13 @@ def test_what_we_write_loads_as_theirs(ours, authors):
     assert before == {path.name: path.read_bytes() for path in authors.iterdir()}
 
 
+def test_the_split_of_theirs_is_theirs_whatever_the_keys_say(authors):
+    before = {path.name: path.read_bytes() for path in authors.iterdir()}
+    other = PrepareSettings(1, 9, 7, held_out="random", time_ties="first")
+    assert prepared_folder(authors.parents[1], "ml-100k", other) == authors
+    assert before == {path.name: path.read_bytes() for path in authors.iterdir()}
+
+
 def test_their_validation_is_each_users_last_line(authors, caplog):
     with caplog.at_level("INFO"):
         held_out = load_dataset(authors, "ml-100k", True, split_seed=3)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from data import lfm2b
 from data.formats import FORMATS, default_min_interactions
 from data.prepare import k_core
-from data.readers import PrepareSettings, RawData
+from data.readers import PrepareSettings, RawData, latest
 from utils.errors import UserError
 
 USERS = """user_id\tcountry\tage\tgender\tcreation_time
@@ -32,14 +32,20 @@ EVENTS = """user_id\ttrack_id\talbum_id\ttimestamp
 COUNTS = "user_id\ttrack_id\tcount\n2\t8\t5\n1\t7\t1\n1\t8\t90\n2\t7\t2\n"
 
 
-def read(folder: Path, minimum: int = 1, users: str = USERS, **logs: str) -> RawData:
+def read(
+    folder: Path,
+    minimum: int = 1,
+    users: str = USERS,
+    settings: PrepareSettings | None = None,
+    **logs: str,
+) -> RawData:
     folder.mkdir(exist_ok=True)
     (folder / "users.tsv").write_text(users)
     for name, text in logs.items():
         (folder / f"listening-{name}.tsv").write_text(text)
     paths = FORMATS["lfm-2b"].find(folder, "lfm-2b")
     assert paths
-    return FORMATS["lfm-2b"].read(paths, PrepareSettings(minimum, 99, 0))
+    return FORMATS["lfm-2b"].read(paths, settings or PrepareSettings(minimum, 99, 0))
 
 
 @pytest.fixture(params=[2, 1000])
@@ -59,6 +65,34 @@ def test_events_count_once_at_the_latest_play_in_the_files_order(tmp_path):
         [3, 9],
     ]
     assert (raw.interactions["timestamp"] - 1577836800).tolist() == [5, 1, 9, 2, 2]
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_of_equal_plays_the_first_is_the_latest_on_request(tmp_path):
+    raw = read(tmp_path, events=EVENTS, settings=PrepareSettings(1, 99, 0, time_ties="first"))
+    expected = [[1, 7], [1, 8], [2, 7], [2, 8], [3, 9]]  # (1, 7) at its earlier line
+    assert raw.interactions[["user", "item"]].to_numpy().tolist() == expected
+    assert (raw.interactions["timestamp"] - 1577836800).tolist() == [9, 5, 1, 2, 2]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(0, 2)), min_size=1),
+    st.sampled_from(["last", "first"]),
+)
+@settings(max_examples=30, deadline=None)
+def test_chunks_change_nothing(tmp_path_factory, log, time_ties):
+    text = "user_id\ttrack_id\talbum_id\ttimestamp\n"
+    text += "".join(f"{user}\t{item}\t1\t{time}\n" for user, item, time in log)
+    wanted = PrepareSettings(1, 99, 0, time_ties=time_ties)
+    folder = tmp_path_factory.mktemp("lfm")
+    whole = read(folder, events=text, settings=wanted)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lfm2b, "CHUNK_LINES", 2)
+        patch.setattr(lfm2b, "MERGE_PAIRS", 2)
+        assert read(folder, events=text, settings=wanted).interactions.equals(whole.interactions)
+    user, item, time = np.array(log).T
+    rows = latest(user * 3 + item, time, time_ties)
+    assert whole.interactions.to_numpy().tolist() == [list(log[row]) for row in rows]
 
 
 @pytest.mark.usefixtures("small_chunks")

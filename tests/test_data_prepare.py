@@ -1,5 +1,9 @@
 """Filter, indices, split, negatives: against naive oracles and by hand."""
 
+import hashlib
+import json
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,9 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.dataset import load_attribute, load_dataset
-from data.prepare import build, contiguous, k_core, leave_one_out
+from data.prepare import (
+    build,
+    contiguous,
+    k_core,
+    leave_any_out,
+    leave_one_out,
+    prepared_folder,
+)
 from data.readers import PrepareSettings, RawData, latest
 from data.sampling import NegativeSampler, sample_negatives
+from tests.conftest import write_ml100k
 from utils.errors import UserError
 
 pairs = st.sets(st.tuples(st.integers(0, 8), st.integers(0, 8)), max_size=60)
@@ -34,6 +46,16 @@ def test_k_core_is_the_largest_set_in_which_all_have_enough(log, minimum):
     user, item = np.array(rows, dtype=np.int64).reshape(-1, 2).T
     kept = k_core(user, item, minimum)
     assert {row for row, stays in zip(rows, kept, strict=True) if stays} == naive_core(log, minimum)
+
+
+@given(events)
+def test_of_equal_times_of_a_repeated_pair_the_first_line_counts_on_request(log):
+    user, item, time = np.array(log).T
+    best = {}
+    for row, (u, i, t) in enumerate(log):
+        if t > log[best.setdefault((u, i), row)][2]:
+            best[u, i] = row
+    assert latest(user * 6 + item, time, "first").tolist() == sorted(best.values())
 
 
 @given(events)
@@ -64,6 +86,125 @@ def test_between_equal_times_the_later_line_is_the_more_recent():
     split = leave_one_out(user, time)
     assert split.test.tolist() == [4, 3]
     assert split.validation.tolist() == [2, 5]
+    split = leave_one_out(user, time, "first")
+    assert split.test.tolist() == [0, 3]
+    assert split.validation.tolist() == [2, 1]
+
+
+def test_any_pair_of_a_users_interactions_is_held_out_as_often_as_any_other():
+    count, n_users = 5, 20_000
+    user = np.random.default_rng(0).permutation(np.repeat(np.arange(n_users), count))
+    split = leave_any_out(user, np.random.default_rng(1))
+    own = np.argsort(user, kind="stable").reshape(n_users, count)
+    places = [(own == rows[:, None]).argmax(1) for rows in (split.test, split.validation)]
+    seen = np.bincount(places[0] * count + places[1], minlength=count**2).reshape(count, count)
+    assert (np.diag(seen) == 0).all()
+    pairs = seen[~np.eye(count, dtype=bool)]
+    expected = n_users / len(pairs)
+    # chi-squared with 19 degrees of freedom: mean 19, 0.999 quantile 43.8
+    assert ((pairs - expected) ** 2 / expected).sum() < 43.8
+
+
+def held_out_items(folder: Path) -> list[list[int]]:
+    dataset = load_dataset(folder, "tiny", True)
+    assert dataset.validation is not None
+    return [part.items[:, 0].tolist() for part in (dataset.test, dataset.validation)]
+
+
+def test_a_random_split_follows_from_its_seed_and_holds_out_what_the_user_touched(tmp_path):
+    raw = raw_log()
+    found = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        settings = PrepareSettings(3, 10, seed, held_out="random")
+        build(raw, settings, tmp_path / name, "tiny")
+        found.append({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()})
+    assert found[0] == found[1]
+    assert held_out_items(tmp_path / "a") != held_out_items(tmp_path / "c")
+    build(raw, PrepareSettings(3, 10, 0), tmp_path / "latest", "tiny")
+    assert held_out_items(tmp_path / "a") != held_out_items(tmp_path / "latest")
+    ids = pd.read_csv(tmp_path / "a" / "items.csv")["raw_id"].to_numpy()
+    own = raw.interactions.groupby("user")["item"].agg(set)
+    for user, (test, validation) in enumerate(zip(*held_out_items(tmp_path / "a"), strict=True)):
+        assert test != validation
+        assert {ids[test], ids[validation]} <= own[user]
+    # the negatives have streams of their own: the same whatever is held out
+    negatives = [
+        load_dataset(tmp_path / name, "tiny", True).test.items[:, 1:] for name in ("a", "latest")
+    ]
+    assert torch.equal(*negatives)
+
+
+def test_the_tie_rule_reaches_the_prepared_folder(tmp_path):
+    log = pd.DataFrame({"user": 0, "item": [5, 6, 7, 8, 6], "timestamp": 3})
+    log = pd.concat([log, log.assign(user=1, item=14 - np.arange(5))], ignore_index=True)
+    raw = RawData(log, pd.DataFrame({"gender": ["F", "M"]}, index=["0", "1"]))
+    items = {}
+    for ties in ("last", "first"):
+        build(raw, PrepareSettings(1, 1, 0, time_ties=ties), tmp_path / ties, "tiny")
+        ids = pd.read_csv(tmp_path / ties / "items.csv")["raw_id"].to_numpy()
+        items[ties] = [ids[part].tolist() for part in held_out_items(tmp_path / ties)]
+    # user 0's item 6 stands in two lines and counts at the last one, or at the first
+    assert items == {"last": [[6, 10], [8, 11]], "first": [[5, 14], [6, 13]]}
+
+
+def test_without_a_filter_all_stay(tmp_path):
+    raw = raw_log()
+    build(raw, PrepareSettings(1, 10, 0), tmp_path / "p", "tiny")
+    meta = json.loads((tmp_path / "p" / "meta.json").read_text())
+    assert meta["interactions"] == len(raw.interactions)
+    assert meta["items"] == raw.interactions["item"].nunique()
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        for path in folder.iterdir()
+        if path.suffix != ".npy"  # pickles may differ from one version of NumPy to the next
+    }
+
+
+def test_the_default_split_is_what_it_was_before_there_was_a_choice(tmp_path):
+    write_ml100k(tmp_path / "ml-100k")
+    folder = prepared_folder(tmp_path, "ml-100k", PrepareSettings(5, 20, 0))
+    found = checksums(folder)
+    del found["meta.json"]  # names all settings
+    assert found == {
+        "items.csv": "4c96a072364911a5",
+        "test_neg_interactions": "f98f0c3aba3bb94d",
+        "train_interactions.csv": "8c1486ce40461d91",
+        "users.csv": "8b4f62dd8e43142e",
+        "validation_neg_interactions": "63bfa40aeddd5b0f",
+    }
+
+
+@pytest.mark.parametrize("newer", [("held_out", "time_ties"), ("time_ties",)])
+def test_a_folder_older_than_a_key_was_made_with_its_default(tmp_path, newer):
+    write_ml100k(tmp_path / "ml-100k")
+    folder = prepared_folder(tmp_path, "ml-100k", PrepareSettings(5, 20, 0))
+    meta = json.loads((folder / "meta.json").read_text())
+    for name in newer:
+        del meta["settings"][name]
+    (folder / "meta.json").write_text(json.dumps(meta))
+    before = checksums(folder)
+    prepared_folder(tmp_path, "ml-100k", PrepareSettings(5, 20, 0))
+    assert checksums(folder) == before
+    assert not folder.with_name("preprocess.1").exists()
+    prepared_folder(tmp_path, "ml-100k", PrepareSettings(5, 20, 0, time_ties="first"))
+    assert checksums(folder) != before
+    assert checksums(folder.with_name("preprocess.1")) == before
+
+
+@pytest.mark.parametrize("damage", [None, [], "latest", {"held_out": "latest"}, {"future": 1}])
+def test_settings_that_are_not_these_are_no_reason_to_trust_the_folder(tmp_path, damage):
+    write_ml100k(tmp_path / "ml-100k")
+    settings = PrepareSettings(5, 20, 0)
+    folder = prepared_folder(tmp_path, "ml-100k", settings)
+    meta = json.loads((folder / "meta.json").read_text())
+    known = meta["settings"] | damage if damage == {"future": 1} else damage
+    (folder / "meta.json").write_text(json.dumps(meta | {"settings": known}))
+    prepared_folder(tmp_path, "ml-100k", settings)
+    assert folder.with_name("preprocess.1").exists()
+    assert json.loads((folder / "meta.json").read_text()) == meta
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from data.lfm2b import read_lfm2b
 from data.movielens import read_ml1m, read_ml100k
 from data.own import read_csv, read_recbole
 from data.pickles import load_dict
-from data.prepare import leave_one_out
+from data.prepare import leave_any_out, leave_one_out
 from data.readers import PrepareSettings, read_named, read_table
 from methods import d2d, u2u
 from utils.config import AttackConfig, ExperimentConfig, load_configs
@@ -153,19 +153,51 @@ def test_u2u_grows_with_the_square_of_the_scale_and_mmd_not_at_all(seed, classes
 @given(
     st.lists(st.lists(st.integers(0, 5), min_size=3, max_size=9), min_size=1, max_size=6),
     st.randoms(use_true_random=False),
+    st.sampled_from(["last", "first"]),
 )
 @QUICK
-def test_the_splitter_takes_the_last_two_of_every_user(times, random):
+def test_the_splitter_takes_the_last_two_of_every_user(times, random, time_ties):
     rows = [(user, time) for user, own in enumerate(times) for time in own]
     random.shuffle(rows)
     user, time = np.array(rows).T
-    split = leave_one_out(user, time)
+    split = leave_one_out(user, time, time_ties)
     assert user[split.test].tolist() == user[split.validation].tolist() == list(range(len(times)))
     assert (~split.train).sum() == len(times)
     for test, validation in zip(split.test, split.validation, strict=True):
         own = np.flatnonzero(user == user[test])
-        recent = sorted(own, key=lambda row: (time[row], row))
+        line = 1 if time_ties == "last" else -1
+        recent = sorted(own, key=lambda row: (time[row], line * row))
         assert recent[-2:] == [validation, test]
+
+
+@given(st.lists(st.integers(3, 9), min_size=1, max_size=6), st.integers(0, 2**32), st.randoms())
+@QUICK
+def test_a_random_split_takes_two_different_ones_of_every_user(counts, seed, random):
+    rows = [user for user, count in enumerate(counts) for _ in range(count)]
+    random.shuffle(rows)
+    user = np.array(rows)
+    split, again = (leave_any_out(user, np.random.default_rng(seed)) for _ in range(2))
+    assert user[split.test].tolist() == user[split.validation].tolist() == list(range(len(counts)))
+    assert (split.test != split.validation).all()
+    assert np.flatnonzero(~split.train).tolist() == sorted(split.test)
+    for part in ("test", "validation", "train"):
+        assert np.array_equal(getattr(split, part), getattr(again, part))
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3)), max_size=30), st.randoms())
+@QUICK
+def test_the_first_line_wins_ties_where_the_last_one_does_in_the_file_read_backwards(rows, random):
+    rows += [(user, 0) for user in range(3) for _ in range(3)]
+    user, time = np.array(rows).T
+    forwards = leave_one_out(user, time, "first")
+    backwards = leave_one_out(user[::-1], time[::-1], "last")
+    for part in ("test", "validation"):
+        mirrored = len(rows) - 1 - getattr(backwards, part)
+        assert getattr(forwards, part).tolist() == mirrored.tolist()
+    distinct = np.array(random.sample(range(len(rows)), len(rows)))
+    first, last = (leave_one_out(user, distinct, ties) for ties in ("first", "last"))
+    for part in ("test", "validation"):  # no ties, no choice
+        assert getattr(first, part).tolist() == getattr(last, part).tolist()
 
 
 SETTINGS = PrepareSettings(3, 1, 0)

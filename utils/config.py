@@ -109,9 +109,9 @@ class ExperimentConfig:
     attribute: str = key("gender", Group.ATTRIBUTE, pattern=NAME, sweep=True)
     """The user attribute to hide."""
     selection: str = key("validation", Group.TRAINING, choices=("validation", "test", "last"))
-    """Which epoch is kept: the best HR@10 on each user's second most recent interaction (held
-    out from training), the best on test (as the artefact does: optimistic, for comparison), or
-    the last."""
+    """Which epoch is kept: the best HR@10 on each user's validation interaction (held out from
+    training), the best on test (as the artefact does: optimistic, for comparison), or the
+    last."""
     embedding_size: int | None = key(None, Group.TRAINING, low=1, high=65536)
     """Dimensions of the user embedding; null = the model's own (ncf 32, lgn 64)."""
     loss: str = key("bce", Group.TRAINING, choices=("bce", "bpr"))
@@ -123,9 +123,9 @@ class ExperimentConfig:
     """Scale of adv's gradient-reversal layer."""
     adv_width: int = key(16, Group.ADV, low=1)
     """Hidden units of adv's adversary."""
-    min_interactions: int | None = key(None, Group.DATA, low=3)
-    """Users and items with fewer interactions are removed, repeatedly; null = the dataset's own
-    (lfm-2b 120, all others 5)."""
+    min_interactions: int | None = key(None, Group.DATA, low=1)
+    """Users and items with fewer interactions are removed, repeatedly; 1 = none are, null = the
+    dataset's own (lfm-2b 120, all others 5). Every user that stays needs 3."""
     user_column: str = key("user", Group.DATA)
     """The users' column in interactions.csv and users.csv of a dataset of your own."""
     item_column: str = key("item", Group.DATA)
@@ -133,8 +133,14 @@ class ExperimentConfig:
     time_column: str | None = key("timestamp", Group.DATA)
     """The times' column in interactions.csv (numbers, or dates like 2020-01-31 12:00:00); null =
     there is none, and the file's order counts."""
+    held_out: str = key("latest", Group.DATA, choices=("latest", "random"))
+    """Each user's test interaction: the most recent one (the one before it is the validation), or
+    one drawn at random (another one is the validation)."""
+    time_ties: str = key("last", Group.DATA, choices=("last", "first"))
+    """Which of a user's interactions with equal times is the more recent: the last one in the
+    file, or the first one. Without times all are equal."""
     split_seed: int = key(0, Group.DATA, low=0)
-    """Seed of the sampled negatives of validation and test."""
+    """Seed of the sampled negatives of validation and test, and of held_out "random"."""
     regularizer: str = key(
         "frobenius", Group.POST_TRAINING, choices=("frobenius", "ranking"), sweep=True
     )
