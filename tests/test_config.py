@@ -87,7 +87,7 @@ BROKEN_FILES = {
     "{": "line 1, column 2",
     '{"epochs": 3,\n}': "line 2, column 1",
     '{"epochs": 3\n "lr": 1}': "line 2",
-    "[]": "one JSON object",
+    "[]": "a JSON object",
     '{"epochs": 3, "epochs": 4}': '"epochs" is given more than once',
     '{"epoch": 3}': 'unknown key "epoch"; did you mean "epochs"?',
     '{"epochs": 0}': '"epochs" must be a whole number at least 1, got 0',
@@ -155,3 +155,19 @@ def test_not_utf8_and_byte_order_mark(tmp_path):
 def test_attackers_are_a_list_not_a_sweep(workspace, capsys):
     assert attack.main(['attackers=["mlp", "knn"]']) == 2
     assert 'one or a list of "mlp", "xgb"' in capsys.readouterr().err
+
+
+def test_a_list_of_objects_is_one_sweep_after_another(tmp_path):
+    path = tmp_path / "list.json"
+    path.write_text('[{"seed": [0, 1], "epochs": 3}, {"seed": 7}]')
+    configs = load_configs(ExperimentConfig, path, ["lr=0.5"], {})
+    found = [(config.seed, config.epochs, config.lr) for config in configs]
+    assert found == [(0, 3, 0.5), (1, 3, 0.5), (7, 25, 0.5)]
+
+
+@pytest.mark.parametrize("text", ["[]", "[1]", '[{"seed": 0}, null]', "3"])
+def test_a_list_of_anything_else_is_refused(tmp_path, text):
+    path = tmp_path / "list.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match="a list of such objects"):
+        load_configs(ExperimentConfig, path, [], {})

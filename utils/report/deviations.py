@@ -61,7 +61,7 @@ DEVIATIONS = (
         "`selection=test` does as the artefact.",
         "ncf",
         ("original", "d2d"),
-        (OURS, Choice("on test", {"selection": "test"}), Choice("the last", {"selection": "last"})),
+        (OURS, Choice("on test", {"selection": "test"})),
     ),
     Deviation(
         "Equal timestamps",
@@ -113,10 +113,11 @@ DEVIATIONS = (
     Deviation(
         "LightGCN's batch",
         "Batch 256 on ML-1M would take a day a run on two cores, so those runs have a larger one. "
-        "This is what that does on ML-100K.",
+        "This is what that does on ML-100K: 1024 gives it about as many steps as ML-1M gets with "
+        "8192.",
         "lgn",
         ("original", "d2d"),
-        (OURS, Choice("2048", {"batch_size": 2048}), Choice("8192", {"batch_size": 8192})),
+        (OURS, Choice("1024", {"batch_size": 1024}), Choice("8192", {"batch_size": 8192})),
     ),
     Deviation(
         "Who trains the attacker",

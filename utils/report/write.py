@@ -95,8 +95,8 @@ def write_report(folder: Path) -> list[Path]:
 def renew_report(record: str | None) -> None:
     """Write the report beside a sweep's record and say where; nothing without a record."""
     if record:
-        pages = [path for path in write_report(Path(record)) if path.suffix in (".md", ".html")]
-        log.info("Report: %s", " and ".join(map(str, pages)))
+        page, *others = write_report(Path(record))
+        log.info("Report: %s (%s)", page, ", ".join(path.name for path in others))
 
 
 def _has_runs(table) -> bool:

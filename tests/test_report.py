@@ -1,0 +1,397 @@
+"""The report: its arithmetic against simulations, its cells against the records by hand."""
+
+import csv
+import html.parser
+import io
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+import attack
+import main
+from methods import METHODS
+from utils import records
+from utils.report.__main__ import main as report_command
+from utils.report.cells import (
+    Measured,
+    auc_error,
+    measured,
+    ndcg_error,
+    order_verdicts,
+    share_error,
+    verdicts,
+)
+from utils.report.claims import FAILS, HOLDS, OPEN, PARTLY, Claim, Finding, claims
+from utils.report.deviations import DEVIATIONS, worth
+from utils.report.pages import Grid, Section, html_page, markdown
+from utils.report.results import METHODS as TITLES
+from utils.report.results import MM23, RC25, RC25_FROBENIUS, Results, published
+from utils.report.tables import tables
+from utils.report.write import write_report
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+def run_row(method="original", seed=0, model="ncf", settings="", hr=0.6, seconds=1.0, **changes):
+    """A row of runs.csv whose metrics all follow from `hr`."""
+    unlearns = method in ("u2u", "d2d")
+    row = {
+        "dataset": "ml-100k",
+        "model": model,
+        "method": method,
+        "attribute": "" if method == "original" else "gender",
+        "regularizer": "ranking" if unlearns else "",
+        "au_trade_off": "1e-06" if unlearns else "",
+        "seed": seed,
+        "settings": settings,
+        "HR@5": hr - 0.1,
+        "NDCG@5": hr / 2 - 0.1,
+        "HR@10": hr,
+        "NDCG@10": hr / 2,
+        "seconds": seconds,
+        "epoch": "",
+        "users": 900,
+        "device": "cpu",
+        "threads": 1,
+        "commit": "0000000",
+        **changes,
+    }
+    which = (row[k] for k in ("dataset", "model", "method", "regularizer", "au_trade_off", "seed"))
+    return {key: str(value) for key, value in (row | {"run": f"{(*which, settings)}"}).items()}
+
+
+def attack_row(run, attacker="mlp", auc=0.7, protocol="cv", accuracy=0.65, **changes):
+    """A row of attacks.csv on a row of `run_row`."""
+    row = {column: run[column] for column in records.WHICH} | {
+        "attribute": "gender",
+        "protocol": protocol,
+        "settings": "",
+        "attacker": attacker,
+        "folder": "somewhere",
+        "accuracy": accuracy,
+        "precision": 0.6,
+        "recall": 0.55,
+        "auc": auc,
+        "auc_std": 0.01,
+        "users": 500,
+        "test_users": 450,
+        "rounds": 15,
+        "commit": "0000000",
+        "run": run["run"],
+        **changes,
+    }
+    return {key: str(value) for key, value in row.items()}
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes rows as records; returns what the report reads of them."""
+
+    def write_rows(runs, attacks=()):
+        records.runs(tmp_path).add(runs)
+        records.attacks(tmp_path).add(attacks)
+        return Results.read(tmp_path)
+
+    return write_rows
+
+
+def table(results, name):
+    return next(one for one in tables(results) if one.name == name)
+
+
+def cell(found, method, column, model="ncf", dataset="ml-100k"):
+    where = (dataset, model, method, column)
+    (one,) = [c for c in found.cells if (c.dataset, c.model, c.method, c.column) == where]
+    return one
+
+
+# --- arithmetic -----------------------------------------------------------------------------
+
+
+def test_a_standard_error_counts_seeds_and_users():
+    ours = measured([0.5, 0.6, 0.7], sampling=0.03)
+    assert ours.mean == pytest.approx(0.6) and ours.std == pytest.approx(0.1)
+    assert ours.error == pytest.approx(math.sqrt(0.1**2 / 3 + 0.03**2))
+    assert measured([0.5], 0.02) == Measured(0.5, 0.0, 1, 0.02)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.6, 0.95])
+def test_share_error_is_what_drawing_users_gives(share):
+    drawn = np.random.default_rng(0).binomial(400, share, 20_000) / 400
+    assert share_error(share, 400) == pytest.approx(drawn.std(), rel=0.03)
+    assert share_error(share, 0) == 0
+
+
+@pytest.mark.parametrize("auc", [0.5, 0.7, 0.9, 0.3])
+def test_auc_error_is_what_drawing_users_gives(auc):
+    from scipy.stats import norm
+
+    rng, users = np.random.default_rng(1), 200
+    truth = np.repeat([0, 1], users // 2)
+    shift = math.sqrt(2) * norm.ppf(auc)  # of two normal scores with this AUC
+    drawn = [roc_auc_score(truth, rng.normal(size=users) + shift * truth) for _ in range(800)]
+    assert auc_error(auc, users) == pytest.approx(np.std(drawn), rel=0.12)
+
+
+def test_ndcg_error_is_the_least_possible():
+    rng = np.random.default_rng(2)
+    for _ in range(50):
+        ranks = rng.integers(0, 30, 300)
+        gains = np.where(ranks < 10, 1 / np.log2(ranks + 2), 0)
+        truth = gains.std() / math.sqrt(300)
+        assert 0.6 * truth < ndcg_error(gains.mean(), (gains > 0).mean(), 300) <= truth
+    same = np.where(np.arange(300) < 120, 0.5, 0.0)  # all hits weigh the same: attained
+    assert ndcg_error(same.mean(), 0.4, 300) == pytest.approx(same.std() / math.sqrt(300))
+    assert ndcg_error(0.0, 0.0, 300) == 0
+
+
+def sure(mean):
+    return Measured(mean, 0.0, 1, 0.01)
+
+
+def test_the_verdicts():
+    there = {"a": 0.50, "b": 0.60, "c": 0.70}
+    near = {"a": sure(0.51), "b": sure(0.585), "c": sure(0.719)}
+    assert verdicts(near, there) == {"a": "=", "b": "=", "c": "="}
+    lower = {"a": sure(0.40), "b": sure(0.50), "c": sure(0.60)}
+    assert verdicts(lower, there) == {"a": "~", "b": "~", "c": "~"}
+    swapped = {"a": sure(0.50), "b": sure(0.40), "c": sure(0.60)}  # b fell below a
+    assert verdicts(swapped, there) == {"a": "=", "b": "x", "c": "~"}
+    undecided = {"a": sure(0.50), "b": sure(0.48), "c": sure(0.60)}  # b below a, but within noise
+    assert verdicts(undecided, there) == {"a": "=", "b": "~", "c": "~"}
+    assert verdicts({"a": sure(0.4), "z": sure(0.1)}, there) == {"a": "~"}
+    assert order_verdicts(near, there) == {"a": "~", "b": "~", "c": "~"}
+
+
+def test_published_ties_contradict_nobody():
+    there = {"a": 0.50, "b": 0.505}
+    assert verdicts({"a": sure(0.9), "b": sure(0.1)}, there) == {"a": "~", "b": "~"}
+
+
+# --- published cells ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "where", "column", "value"),
+    [
+        ("companion2025_recommendation", 30, ("ml-100k", "ncf", "d2d"), "hr@10", 0.6330),
+        ("companion2025_recommendation", 30, ("ml-1m", "lgn", "original"), "ndcg@10", 0.4032),
+        ("companion2025_seconds", 24, ("lfm-2b", "lgn", "adv"), "seconds", 191366),
+        ("companion2025_attack", 30, ("ml-100k", "ncf", "u2u"), "xgb_auc", 0.9997),
+        ("acmmm2023_attack", 30, ("ml-1m", "ncf", "original"), "mlp_acc", 0.7485),
+        ("acmmm2023_recommendation", 30, ("ml-100k", "ncf", "original"), "hr@5", 0.6098),
+        ("acmmm2023_seconds", 24, ("ml-100k", "ncf", "d2d"), "seconds", 2.69),
+    ],
+)
+def test_the_published_cells_are_there(name, rows, where, column, value):
+    cells = published(name)
+    assert len(cells) == rows and not cells.isna().any().any() and cells.index.is_unique
+    assert cells.loc[where, column] == value
+
+
+def test_methods_have_the_same_titles_as_in_the_commands():
+    assert {name: method.title for name, method in METHODS.items()} == TITLES
+
+
+# --- tables ---------------------------------------------------------------------------------
+
+
+def test_a_cell_is_the_mean_over_seeds_beside_the_published_one(write):
+    runs = [run_row(seed=seed, hr=hr) for seed, hr in enumerate((0.58, 0.60, 0.65))]
+    one = cell(table(write(runs), "rc25-1"), "original", "hr@10")
+    assert one.ours.mean == pytest.approx(0.61) and one.ours.n == 3
+    assert one.ours.std == pytest.approx(np.std([0.58, 0.60, 0.65], ddof=1))
+    assert one.ours.sampling == pytest.approx(math.sqrt(0.61 * 0.39 / 900))
+    assert one.published == 0.6353 and one.verdict == "="
+    assert cell(table(write(runs), "rc25-1"), "d2d", "hr@10").ours is None
+
+
+def test_an_attack_cell_knows_how_many_users_it_rests_on(write):
+    run = run_row()
+    attacks = [attack_row(run, auc=0.72), attack_row(run, protocol="shadow", auc=0.64)]
+    results = write([run], attacks)
+    cv = cell(table(results, "rc25-3"), "original", "mlp_auc").ours
+    shadow = cell(table(results, "mm23-3-rc25"), "original", "mlp_auc").ours
+    assert (cv.mean, cv.sampling) == (0.72, auc_error(0.72, 500))
+    assert (shadow.mean, shadow.sampling) == (0.64, auc_error(0.64, 450))
+    found = table(results, "rc25-3")
+    assert cell(found, "original", "mlp_acc").ours.sampling == share_error(0.65, 500)
+    assert cell(found, "original", "mlp_recall").ours.sampling == share_error(0.55, 250)
+    called = 0.55 * 250 / 0.6  # users that the attacker calls positive
+    assert cell(found, "original", "mlp_precision").ours.sampling == share_error(0.6, called)
+    assert cell(found, "original", "xgb_auc").ours is None
+
+
+def test_each_table_takes_the_runs_of_its_setting(write):
+    frobenius = {"regularizer": "frobenius"}
+    paper = '{"embedding_size": 16, "epochs": 50}'
+    results = write(
+        [
+            run_row("d2d", hr=0.1),
+            run_row("d2d", hr=0.2, **frobenius),
+            run_row("d2d", hr=0.3, au_trade_off="0.0001", settings=paper, **frobenius),
+            run_row("d2d", hr=0.4, au_trade_off="0.01"),  # of Figure 2
+            run_row("d2d", hr=0.5, settings='{"selection": "test"}'),  # of a deviation
+            run_row("d2d", hr=0.6, attribute="age"),
+        ]
+    )
+    for setting, hr in ((RC25, 0.1), (RC25_FROBENIUS, 0.2), (MM23, 0.3)):
+        runs = results.of(setting, "ml-100k", "ncf", "d2d")
+        assert runs["HR@10"].tolist() == [hr]
+
+
+def test_another_batch_stands_in_where_the_published_was_not_run_and_is_named(write):
+    larger = run_row(model="lgn", hr=0.5, settings='{"batch_size": 8192}')
+    found = table(write([larger]), "rc25-1")
+    assert cell(found, "original", "hr@10", "lgn").ours.mean == 0.5
+    assert found.settings["ml-100k", "lgn"] == "batch_size 8192"
+    found = table(write([run_row(model="lgn", hr=0.6)]), "rc25-1")
+    assert cell(found, "original", "hr@10", "lgn").ours.mean == 0.6
+    assert found.settings["ml-100k", "lgn"] == ""
+
+
+def test_deviations_compare_the_same_seeds(write):
+    results = write(
+        [run_row(seed=seed, hr=0.6 + seed / 100) for seed in range(4)]
+        + [run_row(seed=seed, hr=0.7, settings='{"selection": "test"}') for seed in (1, 2)]
+    )
+    rows = list(worth(results, DEVIATIONS[0]))
+    found = {(row.method, row.choice): row.figures["HR@10"] for row in rows}
+    assert found["Original", "ours"].mean == pytest.approx(0.615)
+    assert found["Original", "ours"].n == found["Original", "on test"].n == 2
+    assert len(found) == 2  # D2D-R was not run
+
+
+# --- claims ---------------------------------------------------------------------------------
+
+
+def test_a_claim_is_asked_of_each_block(write):
+    runs = [
+        run_row("original", hr=0.60), run_row("d2d", hr=0.595), run_row("u2u", hr=0.45),
+        run_row("original", hr=0.60, model="lgn"), run_row("d2d", hr=0.50, model="lgn"),
+    ]  # fmt: skip
+    said = {claim.sentence: claim for claim in claims(write(runs))}
+    keeps = said["D2D-R keeps HR@10 within 1.5 % of the original's"]
+    assert keeps.verdict == PARTLY
+    assert [(one.where, one.holds) for one in keeps.findings] == [
+        ("NMF on ML-100K", True), ("LightGCN on ML-100K", False),
+    ]  # fmt: skip
+    assert keeps.findings[0].figures == "0.5950 from 0.6000 (-0.8 %)"
+    assert said["D2D-R beats U2U-R in recommendation (NDCG@10)"].verdict == HOLDS
+    assert said["D2D-R even improves NDCG@10"].verdict == FAILS
+    assert said["Retrain takes less time than Adv-InT"].verdict == OPEN
+
+
+def test_below_one_half_is_a_leak_in_the_comparison_of_methods(write):
+    d2d, u2u = run_row("d2d"), run_row("u2u")
+    attacks = [attack_row(d2d, "mlp", 0.1), attack_row(d2d, "xgb", 0.5)]
+    attacks += [attack_row(u2u, "mlp", 0.5), attack_row(u2u, "xgb", 0.8)]
+    said = {claim.sentence: claim for claim in claims(write([d2d, u2u], attacks))}
+    (one,) = [claim for sentence, claim in said.items() if "in unlearning" in sentence]
+    assert one.verdict == FAILS and "0.900 (MLP), U2U-R at 0.800 (XGB)" in one.findings[0].figures
+
+
+@pytest.mark.parametrize(("spread", "verdict"), [(0.04, HOLDS), (0.06, FAILS)])
+def test_robustness_to_alpha(write, spread, verdict):
+    runs = [
+        run_row("d2d", hr=0.6 + 2 * spread * step / 4, au_trade_off=f"{alpha:g}")
+        for step, alpha in enumerate((1e-6, 1e-5, 1e-4, 1e-3, 1e-2))
+    ]
+    attacks = [attack_row(run, protocol="shadow", auc=0.5) for run in runs]
+    *_, last = claims(write(runs, attacks))
+    assert last.verdict == verdict and len(last.findings) == 1
+
+
+def test_a_claim_without_figures_is_open():
+    assert Claim("", "", ()).verdict == OPEN
+    assert Claim("", "", (Finding("", True, ""),)).verdict == HOLDS
+
+
+# --- pages ----------------------------------------------------------------------------------
+
+
+class Balanced(html.parser.HTMLParser):
+    VOID = ("meta", "img", "br")
+
+    def __init__(self, text):
+        super().__init__()
+        self.stack, self.text = [], []
+        self.feed(text)
+        assert not self.stack
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in self.VOID:
+            self.stack.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.stack.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_pages_escape_what_they_show():
+    evil = "<script>alert(1)</script> a|b `x<y` **bold**"
+    sections = [Section("Title & more", [evil]), Section("S", [Grid(["h|"], [[evil]], [["="]])])]
+    page = html_page(sections)
+    Balanced(page)
+    assert "<script>" not in page and "<code>x&lt;y</code>" in page and "Title &amp; more" in page
+    assert "<strong>bold</strong>" in page
+    rows = [line for line in markdown(sections).splitlines() if line.startswith("|")]
+    assert rows[0] == "| h\\| |" and rows[2].count("\\|") == 1
+
+
+def test_all_three_forms_hold_the_same_cells(write, tmp_path):
+    write([run_row(seed=seed, hr=0.58 + seed / 100) for seed in range(3)])
+    tables_folder = tmp_path
+    (tables_folder / "findings.md").write_text("# F\n\nSaid by\na person.\n\nAnd more.\n")
+    write_report(tables_folder)
+    text = (tables_folder / "reproduction.md").read_text()
+    assert "0.5900 ± 0.0100 (3) / 0.6353 / -0.0453 ~" in text
+    assert "## Findings\n\nSaid by a person.\n\nAnd more.\n" in text
+    page = Balanced((tables_folder / "reproduction.html").read_text())
+    assert "0.5900 ± 0.0100 (3) / 0.6353 / -0.0453 ~" in page.text
+    rows = list(csv.DictReader(io.StringIO((tables_folder / "reproduction.csv").read_text())))
+    (one,) = [
+        row
+        for row in rows
+        if (row["table"], row["dataset"], row["model"], row["method"], row["column"])
+        == ("rc25-1", "ml-100k", "ncf", "original", "hr@10")
+    ]
+    assert (one["mean"], one["n"], one["published"], one["verdict"]) == ("0.59", "3", "0.6353", "~")
+    assert len([row for row in rows if row["table"] == "rc25-1"]) == 30 * 4  # what is missing too
+
+
+# --- commands -------------------------------------------------------------------------------
+
+
+def test_the_smoke_sweep_ends_in_a_report(workspace, capsys):
+    for name in ("reproduce_smoke.json", "reproduce_attack_smoke.json"):
+        path = workspace / "configs" / name
+        path.write_text((PROJECT / "configs" / name).read_text())
+    small = ["threads=1", "device=cpu", "seed=[0,1]"]
+    fast = ["epochs=1", "batch_size=2048", "unlearn_steps=3"]
+    assert main.main(["--config", "configs/reproduce_smoke.json", *small, *fast]) == 0
+    assert "Report: exp_results/smoke/tables/reproduction.html" in capsys.readouterr().out
+    one_fit = ["protocol=cv", "folds=2", "repeats=1", "attackers=xgb", "attack_seed=0"]
+    command = ["--config", "configs/reproduce_attack_smoke.json", *small[::2], *one_fit]
+    assert attack.main(command) == 0
+    folder = workspace / "exp_results/smoke/tables"
+    assert len(records.runs(folder).rows()) == 2 * 2 * 7
+    assert len(records.attacks(folder).rows()) == 2 * 2 * 7
+    capsys.readouterr()
+    assert report_command([str(folder)]) == 0
+    written = capsys.readouterr().out.split()
+    assert len(written) == 4 and all(Path(path).stat().st_size > 500 for path in written)
+
+
+def test_without_records_the_command_says_what_to_run(tmp_path, capsys):
+    assert report_command([str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "holds no runs.csv; first: python main.py --config" in said and said.count("\n") == 1
+    (tmp_path / "runs.csv").write_text("nonsense\n")
+    assert report_command([str(tmp_path)]) == 2
+    assert "begins with other columns" in capsys.readouterr().err
