@@ -43,7 +43,7 @@ def run(config: ExperimentConfig, asked: bool = True) -> dict[str, Any]:
                 describe_run(summary, folder.path)
             if record:
                 add_run(record, config, task.groups, summary)
-            return summary | {"found": True}
+            return summary | {"config": asdict(config), "found": True}
         if asked and record and (summary := find_run(record, config, folder.key)):
             log.info("%s is done already, by its row in %s.", folder.path, record.path)
             return summary | {"found": True}
