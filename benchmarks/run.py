@@ -40,7 +40,7 @@ from utils.runtime import (
     set_threads,
 )
 from utils.seeds import torch_generator
-from utils.training import bce
+from utils.trainer import bce
 
 BATCH, NUM_NG, STEPS = 256, 4, 500
 SIZES = {  # users, items, training interactions, share of the larger class
