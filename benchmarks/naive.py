@@ -1,14 +1,24 @@
-"""The same mathematics as the project's, written as plainly as possible and with no care for speed.
+"""The same as the project's, written as plainly as possible and with no care for speed.
+
+The mathematics is as the papers print it. Training data and evaluation are as plain PyTorch scripts
+of NCF have them (github.com/guoyang9/NCF, for one): negatives drawn in a loop, a Dataset whose
+items a DataLoader collates one by one, and a forward pass, a topk and a look-up in a list for every
+user. Nothing is slower than it need be in that style: membership is asked of a set, one topk
+serves all cutoffs, and a step reads back no more than its loss.
 
 The tests compare with these; the benchmarks time against them.
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from itertools import combinations
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from models.lightgcn import LightGCN
 
 
 def dense_laplacian(labels: Tensor) -> Tensor:
@@ -72,20 +82,69 @@ def hit_and_ndcg(scores: list[float], k: int) -> tuple[float, float]:
     return sum(hits) / len(hits), sum(gains) / len(gains)
 
 
-def batches(
-    pairs: list[tuple[int, int]], n_items: int, num_ng: int, size: int
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """An epoch of users, items and labels, sample by sample in Python."""
+class Rows(Dataset):
+    """Rows of numbers, one at a time."""
+
+    def __init__(self, rows: list[tuple[float, ...]]):
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[float, ...]:
+        return self.rows[index]
+
+
+def batches(pairs: list[tuple[int, int]], n_items: int, num_ng: int, size: int) -> DataLoader:
+    """An epoch of users, items and labels: drawn in a loop, loaded sample by sample."""
     positives = set(pairs)
-    examples = [(user, item, 1.0) for user, item in pairs]
+    examples: list[tuple[float, ...]] = [(user, item, 1.0) for user, item in pairs]
     for user, _ in pairs:
         for _ in range(num_ng):
             item = random.randrange(n_items)
             while (user, item) in positives:
                 item = random.randrange(n_items)
             examples.append((user, item, 0.0))
-    random.shuffle(examples)
-    for start in range(0, len(examples), size):
-        batch = [tuple(map(torch.tensor, one)) for one in examples[start : start + size]]
-        users, items, labels = (torch.stack(column) for column in zip(*batch, strict=True))
-        yield users, items, labels
+    return DataLoader(Rows(examples), batch_size=size, shuffle=True)
+
+
+@torch.no_grad()
+def evaluate(
+    model: Callable[[Tensor, Tensor], Tensor], users: Tensor, items: Tensor, cutoffs: Sequence[int]
+) -> dict[str, float]:
+    """Mean HR@k and NDCG@k, a user at a time; tied scores are in whatever order topk leaves them.
+
+    Args:
+        model: maps users and items (m,) to scores (m,).
+        users: (n,) int64, on the model's device.
+        items: (n, m) int64, the positive in column 0.
+        cutoffs: the k's, at most m.
+    """
+    rows: list[tuple[float, ...]] = [
+        (user, item)
+        for user, row in zip(users.tolist(), items.tolist(), strict=True)
+        for item in row
+    ]
+    metrics: dict[str, list[float]] = {
+        f"{name}@{k}": [] for k in cutoffs for name in ("HR", "NDCG")
+    }
+    for one_user, candidates in DataLoader(Rows(rows), batch_size=items.shape[1]):
+        one_user, candidates = one_user.to(users.device), candidates.to(users.device)
+        best = torch.topk(model(one_user, candidates), max(cutoffs)).indices
+        recommended = torch.take(candidates, best).cpu().numpy().tolist()
+        positive = candidates[0].item()
+        for k in cutoffs:
+            hit = positive in recommended[:k]
+            metrics[f"HR@{k}"].append(float(hit))
+            gain = 1 / np.log2(recommended.index(positive) + 2) if hit else 0.0
+            metrics[f"NDCG@{k}"].append(gain)
+    return {name: float(np.mean(values)) for name, values in metrics.items()}
+
+
+def lightgcn(model: LightGCN, graph: Tensor, users: Tensor, items: Tensor) -> Tensor:
+    """LightGCN's logits of users and items (n,): a COO product a layer, gradient by autograd."""
+    layers = [torch.cat([model.user_table, model.item_table])]
+    for _ in range(model.layers):
+        layers.append(torch.sparse.mm(graph, layers[-1]))
+    nodes = torch.stack(layers).mean(0)
+    return (nodes[users] * nodes[len(model.user_table) + items]).sum(-1)
