@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -113,7 +113,7 @@ def epoch_ours(
     return drawing + training / math.ceil(len(data[0]) / BATCH) * math.ceil(len(users) / BATCH)
 
 
-def epoch_naive(place: Place, name: str, size: str, steps: int) -> float:
+def epoch_naive(place: Place, name: str, size: str, steps: int, samples: str = "tensors") -> float:
     """The same as a plain script trains; LightGCN with a COO product an autograd layer."""
     pairs = interactions(size)
     n_items = SIZES[size][1]
@@ -125,7 +125,7 @@ def epoch_naive(place: Place, name: str, size: str, steps: int) -> float:
     optimizer = torch.optim.Adam(model.parameters())
     listed = [(user, item) for user, item in pairs.tolist()]
     start = time.perf_counter()
-    loader = naive.batches(listed, n_items, NUM_NG, BATCH)
+    loader = naive.batches(listed, n_items, NUM_NG, BATCH, samples)
     batches = iter(loader)
     first = next(batches)
     drawing = time.perf_counter() - start
@@ -155,11 +155,11 @@ def evaluation_ours(place: Place, size: str) -> float:
     return place.median_seconds(lambda: evaluate(model.scorer(), candidates), 5)
 
 
-def evaluation_naive(place: Place, size: str) -> float:
+def evaluation_naive(place: Place, size: str, samples: str = "tensors") -> float:
     """The same, user by user."""
     model = model_of("ncf", size, interactions(size)).to(place.device)
     candidates = candidates_of(size).to(place.device)
-    arguments = (candidates.users, candidates.items, CUTOFFS)
+    arguments = (candidates.users, candidates.items, CUTOFFS, samples)
     return place.median_seconds(lambda: naive.evaluate(model, *arguments), 1)
 
 
@@ -222,56 +222,66 @@ def _measure(function: Callable[..., float], place: Place, arguments: tuple) -> 
     return seconds, place.memory() - before
 
 
-Work = tuple[str, Callable[..., float], tuple, Callable[..., float] | None, tuple]
+class Work(NamedTuple):
+    """What is timed: ours with its arguments, the reference with its (None: out of its reach)."""
+
+    name: str
+    ours: Callable[..., float]
+    with_ours: tuple
+    reference: Callable[..., float] | None = None
+    with_reference: tuple = ()
 
 
 def works(quick: bool, on_gpu: bool = False) -> list[Work]:
-    """Name, ours with its arguments, the reference with its (None: out of its reach)."""
+    """ML-100K's size, or all; on a GPU epochs are whole, with and without CUDA graphs."""
     ml100k, ml1m, lfm = (943, 32, 0.71), (6040, 32, 0.72), (19_972, 64, 0.78)
 
     def epoch(title: str, name: str, size: str, steps: int | None, plain_steps: int) -> Work:
-        ours = (name, size, None if on_gpu else steps)
-        return f"{title}, {size}, epoch", epoch_ours, ours, epoch_naive, (name, size, plain_steps)
+        ours, plain = (name, size, None if on_gpu else steps), (name, size, plain_steps)
+        return Work(f"{title}, {size}, epoch", epoch_ours, ours, epoch_naive, plain)
 
-    def unlearning(
-        method: str, title: str, sizes: tuple, steps: int, plain_steps: int | None = None
-    ) -> Work:
+    def from_lists(work: Work) -> Work:
+        name, arguments = f"{work.name} (reference from lists)", (*work.with_reference, "lists")
+        return work._replace(name=name, with_reference=arguments)
+
+    def without_graphs(work: Work) -> Work:
+        return Work(f"{work.name}, cuda_graphs=off", epoch_ours, (*work.with_ours, "off"))
+
+    def unlearning(method: str, title: str, sizes: tuple, steps: int) -> Work:
         name = f"{method.upper()}, {title}, {STEPS} steps"
-        reference = (method, *sizes, plain_steps) if plain_steps else ()
-        plain = unlearn_naive if plain_steps else None
-        return name, unlearn_ours, (method, *sizes, steps), plain, reference
+        return Work(name, unlearn_ours, (method, *sizes, steps))
 
-    small: list[Work] = [
+    def compared(work: Work, plain_steps: int) -> Work:
+        arguments = (*work.with_ours[:-1], plain_steps)
+        return work._replace(reference=unlearn_naive, with_reference=arguments)
+
+    size = ("ml-100k",)
+    evaluation = Work("evaluation, 943 users x 100", evaluation_ours, size, evaluation_naive, size)
+    epochs = [
         epoch("NCF", "ncf", "ml-100k", None, 60),
         epoch("LightGCN", "lgn", "ml-100k", None, 20),
-        (
-            "evaluation, 943 users x 100",
-            evaluation_ours,
-            ("ml-100k",),
-            evaluation_naive,
-            ("ml-100k",),
-        ),
-        unlearning("u2u", "ml-100k", ml100k, STEPS, 5),
-        unlearning("d2d", "ml-100k", ml100k, STEPS, 3),
     ]
-    large: list[Work] = [
-        epoch("NCF", "ncf", "ml-1m", 300, 40),
-        epoch("LightGCN", "lgn", "ml-1m", 30, 5),
-        unlearning("u2u", "ml-1m", ml1m, STEPS, 2),
-        unlearning("u2u", "20,000 users", lfm, STEPS),
-        unlearning("d2d", "ml-1m", ml1m, 15),
-        unlearning("d2d", "20,000 users", lfm, 3),
-        ("D2D, ml-1m, to 2 % (lr 0.01)", d2d_to_share, (*ml1m, 0.01), None, ()),
-        ("D2D, 20,000 users, to 2 % (lr 0.01)", d2d_to_share, (*lfm, 0.01), None, ()),
+    chosen = [
+        *epochs,
+        from_lists(epochs[0]),
+        evaluation,
+        from_lists(evaluation),
+        compared(unlearning("u2u", "ml-100k", ml100k, STEPS), 5),
+        compared(unlearning("d2d", "ml-100k", ml100k, STEPS), 3),
     ]
-    chosen = small if quick else small + large
-    if on_gpu:  # what the graphs are worth
-        epochs = [(name, ours) for name, function, ours, *_ in chosen if function is epoch_ours]
+    if not quick:
+        large = [epoch("NCF", "ncf", "ml-1m", 300, 40), epoch("LightGCN", "lgn", "ml-1m", 30, 5)]
+        epochs += large
         chosen += [
-            (f"{name}, cuda_graphs=off", epoch_ours, (*ours, "off"), None, ())
-            for name, ours in epochs
+            *large,
+            compared(unlearning("u2u", "ml-1m", ml1m, STEPS), 2),
+            unlearning("u2u", "20,000 users", lfm, STEPS),
+            unlearning("d2d", "ml-1m", ml1m, 15),
+            unlearning("d2d", "20,000 users", lfm, 3),
+            Work("D2D, ml-1m, to 2 % (lr 0.01)", d2d_to_share, (*ml1m, 0.01)),
+            Work("D2D, 20,000 users, to 2 % (lr 0.01)", d2d_to_share, (*lfm, 0.01)),
         ]
-    return chosen
+    return chosen + [without_graphs(work) for work in epochs if on_gpu]
 
 
 GROWTH = (1000, 2000, 5000, 10_000, 20_000, 50_000)

@@ -61,7 +61,8 @@ def test_random_interactions_are_of_the_stated_size_without_repeats():
     assert pairs.max(0).values.tolist() <= [39, 149]
 
 
-def test_the_plain_evaluation_is_ours():
+@pytest.mark.parametrize("samples", naive.SAMPLES)
+def test_the_plain_evaluation_is_ours(samples):
     generator = torch_generator(0)
     items = torch.stack([torch.randperm(50, generator=generator)[:30] for _ in range(20)])
     scores = torch.rand(20, 50, generator=generator)
@@ -71,14 +72,15 @@ def test_the_plain_evaluation_is_ours():
         return scores[users, items]
 
     ours = evaluate(model, Candidates(users, items))
-    assert naive.evaluate(model, users, items, CUTOFFS) == pytest.approx(ours)
+    assert naive.evaluate(model, users, items, CUTOFFS, samples) == pytest.approx(ours)
 
 
-def test_the_plain_epoch_has_every_pair_and_its_negatives():
+@pytest.mark.parametrize("samples", naive.SAMPLES)
+def test_the_plain_epoch_has_every_pair_and_its_negatives(samples):
     pairs = [(user, item) for user in range(6) for item in range(user, 9)]
     rows = [
         row
-        for batch in naive.batches(pairs, 12, 2, 16)
+        for batch in naive.batches(pairs, 12, 2, 16, samples)
         for row in zip(*(column.tolist() for column in batch), strict=True)
     ]
     assert len(rows) == 3 * len(pairs)
