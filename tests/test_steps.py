@@ -1,5 +1,6 @@
 """Recorded steps train as plain ones do, to the bit; precision is what the config says."""
 
+import contextlib
 import dataclasses
 import math
 
@@ -35,7 +36,7 @@ def sampler():
 
 def trained(folder, recorder, name="ncf", loss="bce", penalty="none", patch=None, **changes):
     """The checkpoint after the last epoch, which has everything, and the history."""
-    patch.setattr(trainer, "recorder_for", lambda device: recorder)
+    patch.setattr(trainer, "recorder_for", lambda *_: recorder)
     settings = dataclasses.replace(SETTINGS, loss=loss, **changes)
     run = RunFolder(folder, "key")
     candidates = checkerboard()[1]
@@ -71,7 +72,7 @@ def test_recorded_training_equals_plain_training_to_the_bit(
 @pytest.mark.parametrize("recorder", [None, TapeRecorder()])
 @pytest.mark.parametrize("penalty", PENALTIES)
 def test_nothing_is_read_back_within_an_epoch(monkeypatch, penalty, recorder):
-    monkeypatch.setattr(trainer, "recorder_for", lambda device: recorder)
+    monkeypatch.setattr(trainer, "recorder_for", lambda *_: recorder)
     epoch = Trainer(model_of("lgn"), PENALTIES[penalty](), SETTINGS).epoch
     data = sampler().examples(torch_generator(0))
     with NothingRead():
@@ -154,8 +155,9 @@ def test_where_recording_fails_training_goes_on_after_one_warning(tmp_path, monk
 
 
 def test_the_cpu_records_nothing_and_graphs_can_be_off(monkeypatch):
-    assert recorder_for(torch.device("cpu")) is None
-    monkeypatch.setattr(trainer, "recorder_for", lambda device: TapeRecorder())
+    assert recorder_for(torch.device("cpu"), 256) is None
+    assert recorder_for(torch.device("cuda:0"), 10_000) is None  # its gradient waits for the GPU
+    monkeypatch.setattr(trainer, "recorder_for", lambda *_: TapeRecorder())
     kinds = [
         type(Trainer(model_of(), None, dataclasses.replace(SETTINGS, cuda_graphs=graphs))._steps)
         for graphs in ("on", "off")
@@ -163,18 +165,82 @@ def test_the_cpu_records_nothing_and_graphs_can_be_off(monkeypatch):
     assert kinds == [ReplayedSteps, PlainSteps]
 
 
-def test_a_checkpoint_of_another_device_is_resumed(tmp_path, monkeypatch):
-    short = {"patch": monkeypatch, "epochs": 2}
-    trained(tmp_path, None, **short)
-    (path,) = tmp_path.glob("checkpoint-*.pth")
-    saved = torch.load(path, weights_only=True)
-    saved["optimizer"]["param_groups"][0]["capturable"] = True  # as a GPU writes it
-    torch.save(saved, path)
-    resumed = trained(tmp_path, None, patch=monkeypatch, epochs=4)
-    whole = trained(tmp_path / "whole", None, patch=monkeypatch, epochs=4)
-    torch.testing.assert_close(resumed, whole, rtol=0, atol=0)
-    groups = torch.load(path, weights_only=True)["optimizer"]["param_groups"]
-    assert [group["capturable"] for group in groups] == [False]
+def test_adam_is_told_of_a_recording_and_of_nothing_else(monkeypatch):
+    told = []
+
+    class Watching(torch.optim.Adam):
+        def step(self, *arguments):
+            told.append([group["capturable"] for group in self.param_groups])
+            super().step(*arguments)
+
+    monkeypatch.setattr(torch.optim, "Adam", Watching)
+    one = Trainer(model_of(), None, SETTINGS)
+    batch = tuple(part[:64] for part in sampler().examples(torch_generator(0)))
+    monkeypatch.setattr(one, "_on_gpu", True)
+    for recording in (False, True, False):
+        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda r=recording: r)
+        one._step(batch, False)
+        assert not one.optimizer.state_dict()["param_groups"][0]["capturable"]
+    assert told == [[False], [True], [False]]
+
+
+@pytest.mark.parametrize("breaks", [False, True])
+def test_cuda_graphs_warm_up_and_record_on_a_stream_of_their_own(monkeypatch, breaks):
+    """What a GPU is told, by a stand-in for torch.cuda: order and streams, no arithmetic."""
+    events, current = [], ["main"]
+
+    class Stream:
+        def __init__(self, name):
+            self.name = name if isinstance(name, str) else "side"
+
+        def wait_stream(self, other):
+            events.append(f"{self.name} waits for {other.name}")
+
+    class Graph:
+        def replay(self):
+            events.append(f"replay on {current[0]}")
+
+    @contextlib.contextmanager
+    def graph(made, stream):
+        current[0] = stream.name  # as PyTorch's, left so where ending the recording raises
+        events.append("begin")
+        yield
+        if breaks:
+            raise RuntimeError("operation failed due to a previous error during capture")
+        events.append("end")
+        current[0] = "main"
+
+    @contextlib.contextmanager
+    def on(stream):
+        before = current[0]
+        current[0] = stream.name
+        try:
+            yield
+        finally:
+            current[0] = before
+
+    for name, stand_in in {
+        "Stream": Stream,
+        "current_stream": lambda device: Stream(current[0]),
+        "stream": on,
+        "device": lambda device: contextlib.nullcontext(),
+        "CUDAGraph": Graph,
+        "graph": graph,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    graphs = recorder_for(torch.device("cuda:0"), 256)
+    graphs.warm_up(lambda: events.append(f"work on {current[0]}"))
+    assert events == ["side waits for main", "work on side", "main waits for side"]
+    events.clear()
+    if breaks:
+        with pytest.raises(RuntimeError):
+            graphs.record(lambda: None)
+        assert current == ["main"]
+        return
+    replay = graphs.record(lambda: events.append(f"work on {current[0]}"))
+    assert events == ["begin", "work on side", "end"]
+    replay()
+    assert events[-1] == "replay on main"
 
 
 def test_float32_is_the_plain_loop_to_the_bit():

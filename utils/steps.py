@@ -1,7 +1,7 @@
 """An epoch's training steps: run one by one, or recorded once and replayed.
 
-A step of NCF is some sixty kernels of a few microseconds each: launched one at a time from Python,
-a GPU waits for the CPU most of the time. Recorded as a CUDA graph, a step is one launch. A
+A step of NCF is some fifty small operations: launched one at a time from Python, a GPU would wait
+for the CPU most of the time. Recorded as a CUDA graph, a step is one launch. A
 recording repeats the very same kernels on the very same memory, so all that changes from step to
 step must lie in tensors that stay where they are: the epoch's data, the number of the batch, which
 the step itself moves on, and the losses, which it writes. Nothing is read back within an epoch.
@@ -31,6 +31,11 @@ All that it changes must be in tensors that exist after a first call and stay wh
 """
 
 Work = Callable[[], None]
+
+MOST_LOOKUPS = 3072
+"""Rows of a table that a recorded step may look up at once: with more, the gradient of PyTorch's
+embedding() sorts them on the GPU and waits for it. Steps that large gain little from a recording.
+"""
 
 WARM_UP = 3
 """Steps of a kind before it is recorded, as many as PyTorch's documentation has."""
@@ -82,9 +87,9 @@ class CudaGraphs:
         return graph.replay
 
 
-def recorder_for(device: torch.device) -> Recorder | None:
-    """What records steps on this device, if it gains by it."""
-    return CudaGraphs(device) if device.type == "cuda" else None
+def recorder_for(device: torch.device, lookups: int) -> Recorder | None:
+    """What records steps on this device that look up so many rows, if there is a gain in it."""
+    return CudaGraphs(device) if device.type == "cuda" and lookups <= MOST_LOOKUPS else None
 
 
 class PlainSteps:

@@ -83,19 +83,16 @@ class Trainer:
     def __init__(self, model: Recommender, penalty: nn.Module | None, settings: TrainingSettings):
         device = model.user_embedding.device
         self.trained = nn.ModuleList([cast(nn.Module, model), penalty or nn.Module()])
-        self.optimizer = torch.optim.Adam(
-            self.trained.parameters(),
-            lr=settings.lr,
-            fused=True,
-            capturable=device.type == "cuda",  # so that a CUDA graph can hold its step
-        )
+        self.optimizer = torch.optim.Adam(self.trained.parameters(), lr=settings.lr, fused=True)
+        self._on_gpu = device.type == "cuda"
         self._user_embedding = model.user_embedding
         self._penalty = cast(Penalty | None, penalty)
         self._logits = at_precision(model, settings.precision, device)
         self._loss = LOSSES[settings.loss]
         self._precision = settings.precision
-        recorder = recorder_for(device) if settings.cuda_graphs == "on" else None
         size = settings.batch_size
+        lookups = size * (2 if settings.loss == "bpr" else 1)
+        recorder = recorder_for(device, lookups) if settings.cuda_graphs == "on" else None
         self._steps = (
             ReplayedSteps(self._step, size, recorder) if recorder else PlainSteps(self._step, size)
         )
@@ -121,7 +118,11 @@ class Trainer:
         if with_penalty and self._penalty:
             total = loss + self._penalty(self._user_embedding, batch[0])
         total.backward()
+        # Adam refuses to be recorded unless it is told so, and warns where it is told in vain
+        (group,) = self.optimizer.param_groups
+        group["capturable"] = self._on_gpu and torch.cuda.is_current_stream_capturing()
         self.optimizer.step()
+        group["capturable"] = False
         return loss.detach(), total.detach()
 
 

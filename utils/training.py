@@ -195,8 +195,6 @@ def _resume(
         saved = torch.load(content, map_location=device, weights_only=True)
         trained.load_state_dict(saved["trained"])
         optimizer.load_state_dict(saved["optimizer"])
-        for group in optimizer.param_groups:  # the checkpoint may be another device's
-            group["capturable"] = device.type == "cuda"
         history, best = json.loads(saved["history"]), saved["best"]
         whole = history[best["epoch"] - 1]["epoch"] == best["epoch"]
         if not whole or best["state"].keys() != trained[0].state_dict().keys():
