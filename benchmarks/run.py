@@ -8,7 +8,7 @@ and, with --growth, exp_results/figures/growth.png (seconds of 500 steps against
 
 With --device cuda:0 everything runs there, the references too (in float32, as plain scripts on a
 GPU do); a time ends when the device is done, memory is the device's, epochs are trained whole, and
-the files are benchmarks-cuda.md and growth-cuda.png.
+the files are benchmarks-cuda.md and growth-cuda.png. --precision goes into their names too.
 """
 
 import argparse
@@ -318,7 +318,9 @@ def main() -> None:
     place = Place(torch.device(arguments.device), arguments.precision)
     if place.on_gpu and not torch.cuda.is_available():
         parser.error(f"{arguments.device} can't be timed: no CUDA device here")
-    suffix = "-cuda" if place.on_gpu else ""
+    suffix = "-cuda" * place.on_gpu
+    if place.precision != "float32":
+        suffix += f"-{place.precision}"
     if arguments.growth:
         growth_figure(place, arguments.out / "figures" / f"growth{suffix}.png")
         return

@@ -34,7 +34,8 @@ Work = Callable[[], None]
 
 MOST_LOOKUPS = 3072
 """Rows of a table that a recorded step may look up at once: with more, the gradient of PyTorch's
-embedding() sorts them on the GPU and waits for it. Steps that large gain little from a recording.
+embedding() sorts them on the GPU and waits for it (github.com/pytorch/pytorch/issues/82886). Steps
+that large gain little from a recording.
 """
 
 WARM_UP = 3
