@@ -5,15 +5,22 @@ measurement has a process of its own, so that its peak memory is its own, and en
 median over repeats; a reference that would take too long or too much memory is measured at a
 size that it can do, or left out, which the table says. Writes exp_results/tables/benchmarks.md
 and, with --growth, exp_results/figures/growth.png (seconds of 500 steps against N).
+
+With --device cuda:0 everything runs there, the references too (in float32, as plain scripts on a
+GPU do); a time ends when the device is done, memory is the device's, epochs are trained whole, and
+the files are benchmarks-cuda.md and growth-cuda.png. --precision goes into their names too.
 """
 
 import argparse
+import math
 import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,17 +28,16 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from benchmarks import naive
-from data.adjacency import normalised_adjacency, to_torch
+from benchmarks.problems import SIZES, candidates_of, interactions, model_of, users
 from data.sampling import NegativeSampler
 from methods import d2d, u2u
 from methods.objective import Objective
 from methods.regularizers import frobenius
-from methods.unlearning import Optimizer, unlearn
-from models import Recommender, build_model
+from methods.unlearning import REPORT_EVERY, Optimizer, unlearn
 from models.lightgcn import LightGCN
 from utils.figures import save
 from utils.messages import table
-from utils.metrics import CUTOFFS, Candidates, evaluate
+from utils.metrics import CUTOFFS, evaluate
 from utils.runtime import (
     available_cores,
     environment,
@@ -40,159 +46,144 @@ from utils.runtime import (
     set_threads,
 )
 from utils.seeds import torch_generator
-from utils.training import bce
+from utils.trainer import Trainer, TrainingSettings
 
 BATCH, NUM_NG, STEPS = 256, 4, 500
-SIZES = {  # users, items, training interactions, share of the larger class
-    "ml-100k": (943, 1349, 97_401, 0.71),
-    "ml-1m": (6040, 3416, 987_531, 0.72),
-    "lfm-2b": (19_972, 99_639, 2_789_559, 0.78),
-}
-EMBEDDING = {"ncf": 32, "lgn": 64}
 
 
-def interactions(size: str) -> Tensor:
-    """(n, 2) random training pairs of a dataset's size, items long-tailed, no pair twice."""
-    users, items, count, _ = SIZES[size]
-    rng = np.random.default_rng(0)
-    popularity = 1 / np.arange(1, items + 1)
-    drawn = np.zeros(0, np.int64)
-    while len(drawn) < count:
-        user = rng.integers(0, users, count)
-        item = rng.choice(items, count, p=popularity / popularity.sum())
-        spread = np.where(rng.random(count) < 0.5, item, rng.integers(0, items, count))
-        drawn = np.unique(np.concatenate([drawn, user * items + spread]))
-    keys = rng.choice(drawn, count, replace=False)
-    return torch.from_numpy(np.stack([keys // items, keys % items], 1))
+@dataclass(frozen=True)
+class Place:
+    """Where everything is timed.
 
-
-def users(n: int, k: int, majority: float) -> tuple[Tensor, Tensor]:
-    """A random embedding (n, k) in which the classes stand apart, and the labels."""
-    generator = torch_generator(0, "benchmark")
-    labels = (torch.rand(n, generator=generator) < majority).long()
-    theta = 0.1 * torch.randn(n, k, generator=generator)
-    return theta + 0.05 * labels[:, None], labels
-
-
-def model_of(name: str, size: str, pairs: Tensor) -> Recommender:
-    """A fresh recommender of a dataset's size."""
-    n_users, n_items, *_ = SIZES[size]
-
-    def graph() -> Tensor:
-        return to_torch(normalised_adjacency(pairs.numpy(), n_users, n_items))
-
-    return build_model(name, n_users, n_items, None, torch_generator(0), graph)
-
-
-def median_seconds(step: Callable[[], Any], repeats: int) -> float:
-    """Median over repeats, after one warm-up."""
-    seconds = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        step()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds[1:])
-
-
-def epoch_ours(name: str, size: str, steps: int) -> float:
-    """Seconds of an epoch: drawing it, and so many of its steps scaled to all."""
-    pairs = interactions(size)
-    n_users, n_items, *_ = SIZES[size]
-    model = model_of(name, size, pairs)
-    optimizer = torch.optim.Adam(model.parameters(), fused=True)
-    sampler = NegativeSampler(pairs, n_users, n_items, NUM_NG)
-    drawing = median_seconds(lambda: sampler.examples(torch_generator(0)), 2)
-    data = sampler.examples(torch_generator(0))
-    batches = list(zip(*(part.split(BATCH) for part in data), strict=True))
-
-    def some() -> None:
-        for batch in batches[:steps]:
-            optimizer.zero_grad(set_to_none=True)
-            bce(model, batch).backward()
-            optimizer.step()
-
-    return drawing + median_seconds(some, 3) / steps * len(batches)
-
-
-def epoch_naive(name: str, size: str, steps: int) -> float:
-    """The same with per-sample loading, unfused Adam and, for LightGCN, a COO product an
-    autograd layer.
+    Attributes:
+        device: for instance cuda:0.
+        precision: of our training; see the config's key.
     """
+
+    device: torch.device
+    precision: str
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device.type == "cuda"
+
+    def wait(self) -> None:
+        """Until the device has done what it was told to."""
+        if self.on_gpu:
+            torch.cuda.synchronize(self.device)
+
+    def memory(self) -> float:
+        """The most MiB in use so far, of the device's memory or the process's."""
+        if self.on_gpu:
+            return torch.cuda.max_memory_allocated(self.device) / 2**20
+        return peak_memory_mb()
+
+    def seconds(self, work: Callable[[], Any]) -> float:
+        """Of doing `work`, to its end."""
+        self.wait()
+        start = time.perf_counter()
+        work()
+        self.wait()
+        return time.perf_counter() - start
+
+    def median_seconds(self, work: Callable[[], Any], repeats: int) -> float:
+        """Over repeats, after one warm-up (in which a GPU's steps are recorded)."""
+        return statistics.median([self.seconds(work) for _ in range(repeats + 1)][1:])
+
+
+def epoch_ours(
+    place: Place, name: str, size: str, steps: int | None, cuda_graphs: str = "on"
+) -> float:
+    """Seconds of an epoch: drawing it, and all its steps or so many of them scaled to all."""
     pairs = interactions(size)
-    n_users, n_items, count, _ = SIZES[size]
-    model = model_of(name, size, pairs)
-    optimizer = torch.optim.Adam(model.parameters(), foreach=False)
+    model = model_of(name, size, pairs).to(place.device)
+    n_users, n_items, *_ = SIZES[size]
+    sampler = NegativeSampler(pairs.to(place.device), n_users, n_items, NUM_NG)
+    settings = TrainingSettings(0.001, BATCH, 1, "bce", "last", 0, place.precision, cuda_graphs)
+    trainer = Trainer(model, None, settings)
+
+    def draw() -> tuple[Tensor, Tensor, Tensor]:
+        return sampler.examples(torch_generator(0, device=place.device))
+
+    drawing = place.median_seconds(draw, 2)
+    users, items, labels = draw()
+    part = slice(steps and steps * BATCH)
+    data = users[part], items[part], labels[part]
+    training = place.median_seconds(lambda: trainer.epoch(data, lambda: None), 2)
+    return drawing + training / math.ceil(len(data[0]) / BATCH) * math.ceil(len(users) / BATCH)
+
+
+def epoch_naive(place: Place, name: str, size: str, steps: int, samples: str = "tensors") -> float:
+    """The same as a plain script trains; LightGCN with a COO product an autograd layer."""
+    pairs = interactions(size)
+    n_items = SIZES[size][1]
+    model = model_of(name, size, pairs).to(place.device)
+    logits: Callable[[Tensor, Tensor], Tensor] = model
     if isinstance(model, LightGCN):
-        coo = model.graph.to_sparse_coo().coalesce()
-    total = -(-count * (1 + NUM_NG) // BATCH)
+        graph = model.graph.to_sparse_coo().coalesce()
+        logits = partial(naive.lightgcn, model, graph)
+    optimizer = torch.optim.Adam(model.parameters())
     listed = [(user, item) for user, item in pairs.tolist()]
     start = time.perf_counter()
-    batches = naive.batches(listed, n_items, NUM_NG, BATCH)
-    first = next(batches)  # draws the epoch
+    loader = naive.batches(listed, n_items, NUM_NG, BATCH, samples)
+    batches = iter(loader)
+    first = next(batches)
     drawing = time.perf_counter() - start
 
-    def logits(batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        if not isinstance(model, LightGCN):
-            return model(batch[0], batch[1])
-        layers = [torch.cat([model.user_table, model.item_table])]
-        for _ in range(model.layers):
-            layers.append(torch.sparse.mm(coo, layers[-1]))
-        nodes = torch.stack(layers).mean(0)
-        return (nodes[batch[0]] * nodes[n_users + batch[1]]).sum(-1)
-
     def step(batch: tuple[Tensor, Tensor, Tensor]) -> None:
+        users, items, labels = (column.to(place.device) for column in batch)
         optimizer.zero_grad()
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits(batch), batch[2])
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(
+            logits(users, items), labels.float()
+        )
         loss.backward()
         optimizer.step()
         loss.item()
 
+    def some() -> None:
+        for _ in range(steps):
+            step(next(batches))
+
     step(first)
-    start = time.perf_counter()
-    for _ in range(steps):
-        step(next(batches))
-    return drawing + (time.perf_counter() - start) / steps * total
+    return drawing + place.seconds(some) / steps * len(loader)
 
 
-def candidates_of(size: str) -> Candidates:
-    """100 random items a user."""
-    n_users, n_items, *_ = SIZES[size]
-    items = torch.randint(n_items, (n_users, 100), generator=torch_generator(0))
-    return Candidates(torch.arange(n_users), items)
-
-
-def evaluation_ours(size: str) -> float:
+def evaluation_ours(place: Place, size: str) -> float:
     """Seconds to rank 100 candidates of every user."""
-    model, candidates = model_of("ncf", size, interactions(size)), candidates_of(size)
-    return median_seconds(lambda: evaluate(model.scorer(), candidates), 5)
+    model = model_of("ncf", size, interactions(size)).to(place.device)
+    candidates = candidates_of(size).to(place.device)
+    return place.median_seconds(lambda: evaluate(model.scorer(), candidates), 5)
 
 
-@torch.no_grad()
-def evaluation_naive(size: str) -> float:
+def evaluation_naive(place: Place, size: str, samples: str = "tensors") -> float:
     """The same, user by user."""
-    model, candidates = model_of("ncf", size, interactions(size)), candidates_of(size)
-
-    def all_users() -> None:
-        for user, items in zip(candidates.users.tolist(), candidates.items, strict=True):
-            scores = model(torch.full((100,), user), items).tolist()
-            for k in CUTOFFS:
-                naive.hit_and_ndcg(scores, k)
-
-    return median_seconds(all_users, 1)
+    model = model_of("ncf", size, interactions(size)).to(place.device)
+    candidates = candidates_of(size).to(place.device)
+    arguments = (candidates.users, candidates.items, CUTOFFS, samples)
+    return place.median_seconds(lambda: naive.evaluate(model, *arguments), 1)
 
 
-def unlearn_ours(method: str, n: int, k: int, majority: float, steps: int) -> float:
-    """Seconds of 500 steps, from so many."""
-    theta, labels = users(n, k, majority)
+def unlearn_ours(place: Place, method: str, n: int, k: int, majority: float, steps: int) -> float:
+    """Seconds of 500 steps, reports included: all, or worked out from fewer than a report's."""
+    theta, labels = (part.to(place.device) for part in users(n, k, majority))
     make: Callable[[Tensor], Objective] = {"u2u": u2u, "d2d": d2d}[method].distinguishability
-    arguments = (theta, labels, make, frobenius(theta), 1e-6)
-    unlearn(*arguments, Optimizer("adam", 1, 0.001))
-    return unlearn(*arguments, Optimizer("adam", steps, 0.001)).seconds / steps * STEPS
+
+    def seconds(steps: int) -> float:
+        optimizer = Optimizer("adam", steps, 0.001)
+        return unlearn(theta, labels, make, frobenius(theta), 1e-6, optimizer).seconds
+
+    seconds(1)
+    if steps == STEPS:
+        return seconds(STEPS)
+    # both have one report, the last step's
+    short, long = seconds(1), seconds(1 + steps)
+    step = (long - short) / steps
+    return STEPS * step + STEPS // REPORT_EVERY * (short - step)
 
 
-def d2d_to_share(n: int, k: int, majority: float, lr: float) -> float:
+def d2d_to_share(place: Place, n: int, k: int, majority: float, lr: float) -> float:
     """Seconds until the MMD is 2 % of its first value, where 500 published steps end on ML-100K."""
-    theta, labels = users(n, k, majority)
+    theta, labels = (part.to(place.device) for part in users(n, k, majority))
     arguments = (theta, labels, d2d.distinguishability, frobenius(theta), 1e-6)
     done = unlearn(*arguments, Optimizer("adam", STEPS, lr, tolerance=0.02))
     first, last = done.history[0], done.history[-1]
@@ -200,12 +191,12 @@ def d2d_to_share(n: int, k: int, majority: float, lr: float) -> float:
     return done.seconds
 
 
-def unlearn_naive(method: str, n: int, k: int, majority: float, steps: int) -> float:
+def unlearn_naive(place: Place, method: str, n: int, k: int, majority: float, steps: int) -> float:
     """Dense Laplacian or whole kernel matrices, gradient by autograd; 500 steps from so many."""
-    theta, labels = users(n, k, majority)
+    theta, labels = (part.to(place.device) for part in users(n, k, majority))
     star = theta.clone()
     theta.requires_grad_()
-    optimizer = torch.optim.Adam([theta], foreach=False)
+    optimizer = torch.optim.Adam([theta])
     loss_of = {"u2u": naive.u2u, "d2d": naive.mmd}[method]
 
     def step() -> None:
@@ -213,98 +204,102 @@ def unlearn_naive(method: str, n: int, k: int, majority: float, steps: int) -> f
         (loss_of(theta, labels) + 1e-6 * (theta - star).square().sum()).backward()
         optimizer.step()
 
-    return median_seconds(step, steps) * STEPS
+    return place.median_seconds(step, steps) * STEPS
 
 
-def measured(function: Callable[..., float], *arguments: Any) -> tuple[float, float]:
+def measured(function: Callable[..., float], place: Place, *arguments: Any) -> tuple[float, float]:
     """Seconds, and MiB beyond those of a process that has only imported everything."""
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
-        return pool.apply(_measure, (function, arguments))
+        return pool.apply(_measure, (function, place, arguments))
 
 
-def _measure(function: Callable[..., float], arguments: tuple) -> tuple[float, float]:
+def _measure(function: Callable[..., float], place: Place, arguments: tuple) -> tuple[float, float]:
     set_threads(None)
     keep_freed_memory()
-    before = peak_memory_mb()
-    seconds = function(*arguments)
-    return seconds, peak_memory_mb() - before
+    before = place.memory()
+    seconds = function(place, *arguments)
+    return seconds, place.memory() - before
 
 
-Work = tuple[str, Callable[..., float], tuple, Callable[..., float] | None, tuple]
+class Work(NamedTuple):
+    """What is timed: ours with its arguments, the reference with its (None: out of its reach)."""
+
+    name: str
+    ours: Callable[..., float]
+    with_ours: tuple
+    reference: Callable[..., float] | None = None
+    with_reference: tuple = ()
 
 
-def works(quick: bool) -> list[Work]:
-    """Name, ours with its arguments, the reference with its (None: out of its reach)."""
-    ml1m, lfm = (6040, 32, 0.72), (19_972, 64, 0.78)
-    small: list[Work] = [
-        (
-            "NCF, ml-100k, epoch",
-            epoch_ours,
-            ("ncf", "ml-100k", 300),
-            epoch_naive,
-            ("ncf", "ml-100k", 60),
-        ),
-        (
-            "LightGCN, ml-100k, epoch",
-            epoch_ours,
-            ("lgn", "ml-100k", 100),
-            epoch_naive,
-            ("lgn", "ml-100k", 20),
-        ),
-        (
-            "evaluation, 943 users x 100",
-            evaluation_ours,
-            ("ml-100k",),
-            evaluation_naive,
-            ("ml-100k",),
-        ),
-        (
-            "U2U, ml-100k, 500 steps",
-            unlearn_ours,
-            ("u2u", 943, 32, 0.71, 500),
-            unlearn_naive,
-            ("u2u", 943, 32, 0.71, 5),
-        ),
-        (
-            "D2D, ml-100k, 500 steps",
-            unlearn_ours,
-            ("d2d", 943, 32, 0.71, 200),
-            unlearn_naive,
-            ("d2d", 943, 32, 0.71, 3),
-        ),
+def works(quick: bool, on_gpu: bool = False) -> list[Work]:
+    """ML-100K's size, or all; on a GPU epochs are whole, with and without CUDA graphs."""
+    ml100k, ml1m, lfm = (943, 32, 0.71), (6040, 32, 0.72), (19_972, 64, 0.78)
+
+    def epoch(title: str, name: str, size: str, steps: int | None, plain_steps: int) -> Work:
+        ours, plain = (name, size, None if on_gpu else steps), (name, size, plain_steps)
+        return Work(f"{title}, {size}, epoch", epoch_ours, ours, epoch_naive, plain)
+
+    def from_lists(work: Work) -> Work:
+        name, arguments = f"{work.name} (reference from lists)", (*work.with_reference, "lists")
+        return work._replace(name=name, with_reference=arguments)
+
+    def without_graphs(work: Work) -> Work:
+        return Work(f"{work.name}, cuda_graphs=off", epoch_ours, (*work.with_ours, "off"))
+
+    def unlearning(method: str, title: str, sizes: tuple, steps: int) -> Work:
+        name = f"{method.upper()}, {title}, {STEPS} steps"
+        return Work(name, unlearn_ours, (method, *sizes, steps))
+
+    def compared(work: Work, plain_steps: int) -> Work:
+        arguments = (*work.with_ours[:-1], plain_steps)
+        return work._replace(reference=unlearn_naive, with_reference=arguments)
+
+    size = ("ml-100k",)
+    evaluation = Work("evaluation, 943 users x 100", evaluation_ours, size, evaluation_naive, size)
+    epochs = [
+        epoch("NCF", "ncf", "ml-100k", None, 60),
+        epoch("LightGCN", "lgn", "ml-100k", None, 20),
     ]
-    large: list[Work] = [
-        ("NCF, ml-1m, epoch", epoch_ours, ("ncf", "ml-1m", 300), epoch_naive, ("ncf", "ml-1m", 40)),
-        (
-            "U2U, ml-1m, 500 steps",
-            unlearn_ours,
-            ("u2u", *ml1m, 500),
-            unlearn_naive,
-            ("u2u", *ml1m, 2),
-        ),
-        ("U2U, 20,000 users, 500 steps", unlearn_ours, ("u2u", *lfm, 500), None, ()),
-        ("D2D, ml-1m, 500 steps", unlearn_ours, ("d2d", *ml1m, 30), None, ()),
-        ("D2D, 20,000 users, 500 steps", unlearn_ours, ("d2d", *lfm, 5), None, ()),
-        ("D2D, ml-1m, to 2 % (lr 0.01)", d2d_to_share, (*ml1m, 0.01), None, ()),
-        ("D2D, 20,000 users, to 2 % (lr 0.01)", d2d_to_share, (*lfm, 0.01), None, ()),
+    chosen = [
+        *epochs,
+        from_lists(epochs[0]),
+        evaluation,
+        from_lists(evaluation),
+        compared(unlearning("u2u", "ml-100k", ml100k, STEPS), 5),
+        compared(unlearning("d2d", "ml-100k", ml100k, STEPS), 3),
     ]
-    return small if quick else small + large
+    if not quick:
+        large = [epoch("NCF", "ncf", "ml-1m", 300, 40), epoch("LightGCN", "lgn", "ml-1m", 30, 5)]
+        epochs += large
+        chosen += [
+            *large,
+            compared(unlearning("u2u", "ml-1m", ml1m, STEPS), 2),
+            unlearning("u2u", "20,000 users", lfm, STEPS),
+            unlearning("d2d", "ml-1m", ml1m, 15),
+            unlearning("d2d", "20,000 users", lfm, 3),
+            Work("D2D, ml-1m, to 2 % (lr 0.01)", d2d_to_share, (*ml1m, 0.01)),
+            Work("D2D, 20,000 users, to 2 % (lr 0.01)", d2d_to_share, (*lfm, 0.01)),
+        ]
+    return chosen + [without_graphs(work) for work in epochs if on_gpu]
 
 
-def growth_figure(path: Path) -> None:
+GROWTH = (1000, 2000, 5000, 10_000, 20_000, 50_000)
+
+
+def growth_figure(place: Place, path: Path) -> None:
     """Seconds of 500 steps of U2U and D2D against N, K = 32."""
     figure = Figure(figsize=(5, 3.4), layout="constrained")
     axes = figure.subplots()
-    for method, sizes in (
-        ("u2u", (1000, 2000, 5000, 10_000, 20_000, 50_000)),
-        ("d2d", (1000, 2000, 5000, 10_000, 20_000)),
-    ):
-        steps = {"u2u": 50, "d2d": 3}[method]
-        seconds = [measured(unlearn_ours, method, n, 32, 0.7, steps)[0] for n in sizes]
-        print(method, dict(zip(sizes, np.round(seconds, 2).tolist(), strict=True)), flush=True)
-        axes.loglog(sizes, seconds, marker="o", label=method)
-    axes.set(xlabel="users N", ylabel="seconds of 500 steps")
+    for method in ("u2u", "d2d"):
+        seconds = []
+        for n in GROWTH:
+            few = max(2, min(REPORT_EVERY - 2, 100_000 // n))  # where a step takes long
+            steps = {"u2u": STEPS, "d2d": few}[method]
+            seconds.append(measured(unlearn_ours, place, method, n, 32, 0.7, steps)[0])
+        print(method, dict(zip(GROWTH, np.round(seconds, 2).tolist(), strict=True)), flush=True)
+        axes.loglog(GROWTH, seconds, marker="o", label=method)
+    axes.set(xlabel="users N", ylabel=f"seconds of {STEPS} steps")
     axes.legend(frameon=False)
     save(figure, path)
 
@@ -314,37 +309,54 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="ML-100K's size only")
     parser.add_argument("--growth", action="store_true", help="the growth figure instead")
+    parser.add_argument("--device", default="cpu", help='"cpu" or "cuda:N"')
+    parser.add_argument("--precision", default="float32", choices=("float32", "tf32", "bf16"))
     parser.add_argument("--out", type=Path, default=Path("exp_results"))
     arguments = parser.parse_args()
+    place = Place(torch.device(arguments.device), arguments.precision)
+    if place.on_gpu and not torch.cuda.is_available():
+        parser.error(f"{arguments.device} can't be timed: no CUDA device here")
+    suffix = "-cuda" * place.on_gpu
+    if place.precision != "float32":
+        suffix += f"-{place.precision}"
     if arguments.growth:
-        growth_figure(arguments.out / "figures" / "growth.png")
+        growth_figure(place, arguments.out / "figures" / f"growth{suffix}.png")
         return
     header = ["work", "ours, s", "MiB", "reference, s", "MiB", "ratio"]
     rows = []
-    for name, ours, with_ours, reference, with_reference in works(arguments.quick):
-        seconds, memory = measured(ours, *with_ours)
+    for name, ours, with_ours, reference, with_reference in works(arguments.quick, place.on_gpu):
+        seconds, memory = measured(ours, place, *with_ours)
         row = [name, f"{seconds:.3g}", f"{memory:.0f}", "", "", ""]
         if reference:
-            naive_seconds, naive_memory = measured(reference, *with_reference)
+            naive_seconds, naive_memory = measured(reference, place, *with_reference)
             ratio = f"{naive_seconds / seconds:.1f}"
             row[3:] = [f"{naive_seconds:.3g}", f"{naive_memory:.0f}", ratio]
         rows.append(row)
         print(" | ".join(row), flush=True)
     print(table(header, rows))
-    machine = environment(torch.device("cpu"))
-    lines = [
-        "# Benchmarks",
-        "",
-        f"`python -m benchmarks.run{' --quick' if arguments.quick else ''}` on "
-        f"{available_cores()} cores ({machine['device_name']}), "
-        f"torch {machine['packages']['torch']}; seconds are medians in one run, memory is beyond "
-        "that of the imports.",
-        "",
-        *("| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)),
-    ]
-    path = arguments.out / "tables" / "benchmarks.md"
+    path = arguments.out / "tables" / f"benchmarks{suffix}.md"
     path.parent.mkdir(parents=True, exist_ok=True)
+    lines = ["# Benchmarks", "", _conditions(arguments.quick, place), ""]
+    lines += ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)]
     path.write_text("\n".join(lines) + "\n")
+
+
+def _conditions(quick: bool, place: Place) -> str:
+    """The sentence above the table: the command, the machine, what the numbers are."""
+    machine = environment(place.device)
+    where = f"{available_cores()} cores ({machine['device_name']})"
+    options, memory = " --quick" * quick, "memory is beyond that of the imports"
+    if place.on_gpu:
+        where = f"{machine['device_name']} ({available_cores()} cores)"
+        options += f" --device {place.device}"
+        memory = "memory is the device's"
+    if place.precision != "float32":
+        options += f" --precision {place.precision}"
+    return (
+        f"`python -m benchmarks.run{options}` on {where}, torch {machine['packages']['torch']}; "
+        f"training in {place.precision}, references in float32; seconds are medians in one run, "
+        f"{memory}."
+    )
 
 
 if __name__ == "__main__":

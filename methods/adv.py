@@ -61,7 +61,10 @@ class AdversaryPenalty(nn.Module):
                 nn.init.zeros_(weights)
         self.to(labels.device)
 
-    def forward(self, user_embedding: Tensor, users: Tensor, batch: int) -> Tensor:
+    def applies(self, batch: int) -> bool:
+        return True
+
+    def forward(self, user_embedding: Tensor, users: Tensor) -> Tensor:
         rows = nn.functional.embedding(users, user_embedding)
         logits = self.layers(reverse_gradient(rows, self.scale))
         labels = self.labels[users]

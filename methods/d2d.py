@@ -8,10 +8,11 @@ mathematics and what is done for more than two classes.
 
 from torch import Tensor
 
-from methods.mmd import mmd, mmd_gradient
+from methods.mmd import Classes, mmd, mmd_gradient
 from methods.objective import Objective
 
 
 def distinguishability(labels: Tensor) -> Objective:
     """l_D for these labels ((n,) int64, 0 .. C-1) as a function of θ (n, K)."""
-    return Objective(lambda theta: mmd(theta, labels), lambda theta: mmd_gradient(theta, labels))
+    classes = Classes.of(labels)
+    return Objective(lambda theta: mmd(theta, classes), lambda theta: mmd_gradient(theta, classes))

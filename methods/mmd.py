@@ -22,8 +22,28 @@ from itertools import combinations_with_replacement
 import torch
 from torch import Tensor
 
-TILE = 384
-"""Users a tile: two tiles of float32, 1.2 MB, about fill a core's level-2 cache."""
+TILE = {"cpu": 384, "cuda": 4096}
+"""Users a tile. Two tiles of float32, 1.2 MB, about fill a core's level-2 cache; a GPU wants few
+kernels with much to do (64 MB a tile, not measured).
+"""
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Users by class, worked out once for all θ, since it makes the CPU wait for a GPU.
+
+    Attributes:
+        order: (n,) the users, sorted by class.
+        counts: users of each class.
+    """
+
+    order: Tensor
+    counts: list[int]
+
+    @classmethod
+    def of(cls, labels: Tensor) -> "Classes":
+        """Those of labels (n,) int64, 0 .. C-1."""
+        return cls(torch.argsort(labels, stable=True), torch.bincount(labels).tolist())
 
 
 def mean_squared_distance(x: Tensor) -> Tensor:
@@ -31,12 +51,12 @@ def mean_squared_distance(x: Tensor) -> Tensor:
     return 2 * (x - x.mean(0)).square().sum() / (len(x) - 1)
 
 
-def mmd(theta: Tensor, labels: Tensor, tile: int = TILE) -> Tensor:
+def mmd(theta: Tensor, labels: Tensor | Classes, tile: int | None = None) -> Tensor:
     """MMD between the classes of `labels`, a float64 scalar.
 
     Args:
         theta: (n, d) user embedding.
-        labels: (n,) int64, classes 0 .. C-1, each with at least one user; C >= 2.
+        labels: (n,) int64, classes 0 .. C-1, each with at least one user, C >= 2; or the Classes.
         tile: users a tile; changes speed and memory, not the result (beyond rounding).
     """
     layout = _Layout.of(theta, labels, tile)
@@ -50,7 +70,7 @@ def mmd(theta: Tensor, labels: Tensor, tile: int = TILE) -> Tensor:
     return value
 
 
-def mmd_gradient(theta: Tensor, labels: Tensor, tile: int = TILE) -> Tensor:
+def mmd_gradient(theta: Tensor, labels: Tensor | Classes, tile: int | None = None) -> Tensor:
     """Gradient of `mmd` in theta, (n, d), with the kernels' widths held constant.
 
     d/dx_i Σ W k = 2 Σ_j W_ij k'(d²_ij) 2 (x_i - x_j), where k' = -Σ p e^p / 4b over
@@ -92,12 +112,13 @@ class _Layout:
     tile: int
 
     @classmethod
-    def of(cls, theta: Tensor, labels: Tensor, tile: int) -> "_Layout":
-        order = torch.argsort(labels, stable=True)
-        x = theta[order] - theta.mean(0)  # MMD doesn't see a shift; smaller numbers round less
+    def of(cls, theta: Tensor, labels: Tensor | Classes, tile: int | None) -> "_Layout":
+        classes = labels if isinstance(labels, Classes) else Classes.of(labels)
+        # MMD doesn't see a shift; smaller numbers round less
+        x = theta[classes.order] - theta.mean(0)
         scale = 4 * mean_squared_distance(x)
         scale = torch.where(scale > 0, scale, 1)
-        return cls(x, order, scale, torch.bincount(labels).tolist(), tile)
+        return cls(x, classes.order, scale, classes.counts, tile or TILE[theta.device.type])
 
     def kernel_tiles(self) -> Iterator[tuple[slice, slice, float, Tensor]]:
         """Rows, columns, W and e = exp(-d² / 4b) of every pair of tiles; e may be overwritten."""

@@ -8,20 +8,22 @@ The MMD is that of all users; as in the artefact it is added on every 50th batch
 import torch
 from torch import Tensor, nn
 
-from methods.mmd import mmd, mmd_gradient
+from methods.mmd import Classes, mmd, mmd_gradient
 
 
 class _MMD(torch.autograd.Function):
     """`mmd` as a node of an autograd graph."""
 
     @staticmethod
-    def forward(ctx, theta: Tensor, labels: Tensor) -> Tensor:
-        ctx.save_for_backward(theta, labels)
-        return mmd(theta, labels).to(theta.dtype)
+    def forward(ctx, theta: Tensor, classes: Classes) -> Tensor:
+        ctx.save_for_backward(theta)
+        ctx.classes = classes
+        return mmd(theta, classes).to(theta.dtype)
 
     @staticmethod
     def backward(ctx, scale: Tensor):
-        return scale * mmd_gradient(*ctx.saved_tensors), None
+        (theta,) = ctx.saved_tensors
+        return scale * mmd_gradient(theta, ctx.classes), None
 
 
 class MMDPenalty(nn.Module):
@@ -36,10 +38,11 @@ class MMDPenalty(nn.Module):
     def __init__(self, labels: Tensor, weight: float, interval: int):
         super().__init__()
         self.known = torch.nonzero(labels >= 0).squeeze(1)
-        self.labels = labels[self.known]
+        self.classes = Classes.of(labels[self.known])
         self.weight, self.interval = weight, interval
 
-    def forward(self, user_embedding: Tensor, users: Tensor, batch: int) -> Tensor | None:
-        if batch % self.interval:
-            return None
-        return self.weight * _MMD.apply(user_embedding[self.known], self.labels)
+    def applies(self, batch: int) -> bool:
+        return batch % self.interval == 0
+
+    def forward(self, user_embedding: Tensor, users: Tensor) -> Tensor:
+        return self.weight * _MMD.apply(user_embedding[self.known], self.classes)

@@ -29,7 +29,8 @@ from utils.metrics import evaluate
 from utils.runs import RunFolder, load_weights, save_weights
 from utils.runtime import resolve_device
 from utils.seeds import torch_generator
-from utils.training import Trained, TrainingSettings, train
+from utils.trainer import TrainingSettings
+from utils.training import Trained, train
 
 Run = Callable[[ExperimentConfig], dict[str, Any]]
 """Makes sure that a run is finished; gives its summary."""
@@ -197,7 +198,14 @@ def train_recommender(
         penalty = make_penalty(config, labels, model.user_embedding.shape[1], generator)
     sampler = NegativeSampler(dataset.train, dataset.n_users, dataset.n_items, config.num_ng)
     settings = TrainingSettings(
-        config.lr, config.batch_size, config.epochs, config.loss, config.selection, config.seed
+        config.lr,
+        config.batch_size,
+        config.epochs,
+        config.loss,
+        config.selection,
+        config.seed,
+        config.precision,
+        config.cuda_graphs,
     )
     trained = train(model, sampler, dataset.validation, dataset.test, settings, folder, penalty)
     return model, trained

@@ -168,7 +168,7 @@ def unlearn(
     bar = tqdm(total=optimizer.steps, desc="unlearning", unit="step", leave=False)
 
     # whether θ was finite after each step since the last report; read together, since reading
-    # one makes the CPU wait for the device
+    # makes the CPU wait for the device
     finite: list[Tensor] = []
 
     def tick(theta: Tensor) -> None:
@@ -176,7 +176,7 @@ def unlearn(
         bar.update()
 
     def report(step: int, theta: Tensor) -> bool:
-        alive = [bool(one) for one in finite]
+        alive = torch.stack(finite).tolist() if finite else []
         if not all(alive):
             raise _diverged(step + 1 - len(alive) + alive.index(False), optimizer, history)
         finite.clear()

@@ -19,7 +19,8 @@ class _Propagate(torch.autograd.Function):
     @staticmethod
     def forward(ctx, graph: Tensor, table: Tensor, layers: int) -> Tensor:
         ctx.graph, ctx.layers = graph, layers
-        return propagate(graph, table, layers)
+        with torch.autocast(table.device.type, enabled=False):  # the graph is float32
+            return propagate(graph, table, layers)
 
     @staticmethod
     def backward(ctx, gradient: Tensor):

@@ -1,26 +1,88 @@
 """The benchmarks run; what they print is for people."""
 
-import pytest
+import sys
 
-from benchmarks import run
+import pytest
+import torch
+
+from benchmarks import naive, problems, run
+from utils.metrics import CUTOFFS, Candidates, evaluate
+from utils.seeds import torch_generator
+
+CPU = run.Place(torch.device("cpu"), "float32")
+
+
+@pytest.fixture(autouse=True)
+def small_sizes(monkeypatch):
+    for size in ("ml-100k", "ml-1m"):
+        monkeypatch.setitem(problems.SIZES, size, (40, 150, 600, 0.7))
 
 
 @pytest.mark.parametrize("work", run.works(quick=True), ids=lambda work: work[0])
-def test_every_quick_work_and_its_reference_run_on_a_small_size(work, monkeypatch):
-    monkeypatch.setitem(run.SIZES, "ml-100k", (40, 150, 600, 0.7))
+def test_every_quick_work_and_its_reference_run_on_a_small_size(work):
     _, ours, with_ours, reference, with_reference = work
 
     def small(arguments):
-        return tuple(
-            {300: 2, 200: 2, 500: 2, 100: 2, 60: 2, 20: 2, 943: 60}.get(a, a) for a in arguments
-        )
+        return tuple({60: 2, 20: 2, 943: 60}.get(a, a) for a in arguments)
 
-    assert ours(*small(with_ours)) > 0
-    assert reference(*small(with_reference)) > 0
+    assert ours(CPU, *small(with_ours)) > 0
+    assert reference(CPU, *small(with_reference)) > 0
 
 
-def test_random_interactions_are_of_the_stated_size_without_repeats(monkeypatch):
-    monkeypatch.setitem(run.SIZES, "ml-100k", (40, 150, 600, 0.7))
-    pairs = run.interactions("ml-100k")
+def test_500_steps_can_be_worked_out_from_few():
+    assert run.unlearn_ours(CPU, "d2d", 60, 4, 0.7, 5) != 0
+
+
+def test_the_works_of_a_gpu_have_whole_epochs_with_and_without_graphs():
+    assert not [name for name, *_ in run.works(quick=False) if "graphs" in name]
+    works = {name: ours for name, _, ours, *_ in run.works(quick=False, on_gpu=True)}
+    assert works["NCF, ml-1m, epoch"] == ("ncf", "ml-1m", None)
+    assert works["LightGCN, ml-1m, epoch, cuda_graphs=off"] == ("lgn", "ml-1m", None, "off")
+    assert run.epoch_ours(CPU, *works["NCF, ml-100k, epoch, cuda_graphs=off"]) > 0
+
+
+def test_a_gpu_that_is_not_there_is_said(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["run", "--device", "cuda:0"])
+    with pytest.raises(SystemExit):
+        run.main()
+    assert "cuda:0 can't be timed: no CUDA device here" in capsys.readouterr().err
+
+
+def test_the_table_says_what_was_timed():
+    said = run._conditions(True, run.Place(torch.device("cpu"), "bf16"))
+    assert "`python -m benchmarks.run --quick --precision bf16` on " in said
+    assert "training in bf16, references in float32" in said
+
+
+def test_random_interactions_are_of_the_stated_size_without_repeats():
+    pairs = problems.interactions("ml-100k")
     assert len(pairs) == len({tuple(pair) for pair in pairs.tolist()}) == 600
     assert pairs.max(0).values.tolist() <= [39, 149]
+
+
+@pytest.mark.parametrize("samples", naive.SAMPLES)
+def test_the_plain_evaluation_is_ours(samples):
+    generator = torch_generator(0)
+    items = torch.stack([torch.randperm(50, generator=generator)[:30] for _ in range(20)])
+    scores = torch.rand(20, 50, generator=generator)
+    users = torch.arange(20)
+
+    def model(users, items):
+        return scores[users, items]
+
+    ours = evaluate(model, Candidates(users, items))
+    assert naive.evaluate(model, users, items, CUTOFFS, samples) == pytest.approx(ours)
+
+
+@pytest.mark.parametrize("samples", naive.SAMPLES)
+def test_the_plain_epoch_has_every_pair_and_its_negatives(samples):
+    pairs = [(user, item) for user in range(6) for item in range(user, 9)]
+    rows = [
+        row
+        for batch in naive.batches(pairs, 12, 2, 16, samples)
+        for row in zip(*(column.tolist() for column in batch), strict=True)
+    ]
+    assert len(rows) == 3 * len(pairs)
+    assert {row[:2] for row in rows if row[2]} == set(pairs)
+    assert not {row[:2] for row in rows if not row[2]} & set(pairs)

@@ -15,7 +15,7 @@ import attack
 import main
 from methods.objective import Objective
 from methods.unlearning import Optimizer, unlearn
-from utils import files, training
+from utils import files, trainer
 from utils.config import ExperimentConfig, Group
 from utils.errors import UserError, in_one_line
 from utils.locks import locked
@@ -244,13 +244,13 @@ def test_what_makes_no_sense_together_is_refused_before_anything_runs(workspace,
 
 def test_a_diverging_epoch_is_located_and_the_one_before_is_kept(workspace, monkeypatch, capsys):
     calls = iter(range(1, 1000))
-    real = training.LOSSES["bce"]
+    real = trainer.LOSSES["bce"]
 
     def diverging(model, batch):
         return real(model, batch) * (float("inf") if next(calls) == 10 else 1)
 
     with monkeypatch.context() as patch:
-        patch.setitem(training.LOSSES, "bce", diverging)
+        patch.setitem(trainer.LOSSES, "bce", diverging)
         line = refused(capsys, main.main, *TINY, "epochs=3")
     # 80 users x 22 training pairs, as many negatives, 512 a batch: 7 batches an epoch
     assert "epoch 2, batch 3 of 7: the training loss is inf; lower lr (now 0.01)" in line
@@ -267,7 +267,7 @@ def test_weights_that_are_not_finite_after_a_finite_loss(workspace, monkeypatch,
             super().step(*arguments)
             self.param_groups[0]["params"][0].data.fill_(float("nan"))
 
-    monkeypatch.setattr(training.torch.optim, "Adam", Broken)
+    monkeypatch.setattr(torch.optim, "Adam", Broken)
     line = refused(capsys, main.main, *TINY, "batch_size=100000")
     assert "epoch 1, batch 1 of 1: weights not finite after a loss of 0.69" in line
     assert line.endswith("Last good state: none yet")

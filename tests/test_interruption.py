@@ -15,9 +15,9 @@ import torch
 
 import attack
 import main
-from utils import training
 from utils.config import ExperimentConfig, Group
 from utils.runs import RunFolder
+from utils.trainer import Trainer
 
 PROJECT = Path(__file__).resolve().parents[1]
 TINY = ["epochs=4", "batch_size=512", "lr=0.01", "embedding_size=4", "num_ng=1", "threads=1"]
@@ -85,7 +85,7 @@ def test_attack_killed_five_times_ends_with_the_same_results(workspace):
 
 def checkpointed(workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> Path:
     """A run that Ctrl-C ended in its third epoch; returns its checkpoint."""
-    left, real = iter(range(2)), training._train_epoch
+    left, real = iter(range(2)), Trainer.epoch
 
     def interrupted(*arguments):
         if next(left, None) is None:
@@ -93,7 +93,7 @@ def checkpointed(workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> Pa
         return real(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "_train_epoch", interrupted)
+        patch.setattr(Trainer, "epoch", interrupted)
         assert main.main([*TINY, "method=original"]) == 130
     error = capsys.readouterr().err
     assert "Interrupted. Finished epochs and runs are kept. To go on: python main.py" in error

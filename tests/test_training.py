@@ -12,7 +12,8 @@ from utils.errors import UserError
 from utils.metrics import Candidates, evaluate
 from utils.runs import RunFolder
 from utils.seeds import derive, torch_generator
-from utils.training import LOSSES, TrainingSettings, train
+from utils.trainer import LOSSES, TrainingSettings
+from utils.training import train
 
 N_USERS, N_ITEMS = 20, 40
 

@@ -117,6 +117,9 @@ class ExperimentConfig:
     loss: str = key("bce", Group.TRAINING, choices=("bce", "bpr"))
     """Recommendation loss: binary cross-entropy on positives and negatives (the artefact), or
     Bayesian personalised ranking of each positive above its negatives (original LightGCN)."""
+    precision: str = key("float32", Group.TRAINING, choices=("float32", "tf32", "bf16"))
+    """Precision of training's products: "tf32" lets a GPU's tensor cores round float32, "bf16" runs
+    the model's forward pass in bfloat16 (autocast). All else is float32 in any case."""
     retrain_interval: int = key(50, Group.RETRAIN, low=1)
     """Batches from one MMD term of retrain to the next."""
     adv_scale: float = key(0.5, Group.ADV, low=0, high=1e6)
@@ -168,6 +171,8 @@ class ExperimentConfig:
     record: str | None = key(None, Group.PLACE)
     """A folder whose runs.csv gets a row a finished run; a run with a row is not run again, even
     where its run folder isn't, so that a sweep can go on from that file alone. null = none."""
+    cuda_graphs: str = key("on", Group.PLACE, choices=("on", "off"))
+    """On a GPU a training step is recorded once and replayed as a CUDA graph, or run as it is."""
     threads: int | None = key(None, Group.PLACE, low=1, high=4096)
     """CPU threads; null = every core this process may use."""
     busy: str = key("wait", Group.PLACE, choices=("wait", "end"))

@@ -1,14 +1,13 @@
-"""The one training loop: sampled negatives, binary cross-entropy, Adam, choice of epoch."""
+"""The one training loop: sampled negatives, epochs, choice of epoch, checkpoints."""
 
 import copy
 import json
 import logging
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +18,7 @@ from utils.files import replace_file, write_json_lines
 from utils.metrics import Candidates, evaluate
 from utils.runs import RunFolder
 from utils.seeds import torch_generator
+from utils.trainer import Recommender, Trainer, TrainingSettings
 
 log = logging.getLogger(__name__)
 
@@ -34,60 +34,6 @@ class Sampler(Protocol):
 
     def comparisons(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Users, positives and negatives."""
-
-
-class Recommender(Protocol):
-    """What the loop needs of a model; see models.base."""
-
-    @property
-    def user_embedding(self) -> nn.Parameter: ...
-
-    def scorer(self) -> Callable[[Tensor, Tensor], Tensor]: ...
-
-    def __call__(self, users: Tensor, items: Tensor) -> Tensor: ...
-
-    def state_dict(self) -> dict[str, Tensor]: ...
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> Any: ...
-
-
-class Penalty(Protocol):
-    """What an in-training method adds to the recommendation loss; an nn.Module."""
-
-    def __call__(self, user_embedding: Tensor, users: Tensor, batch: int) -> Tensor | None:
-        """The term for a batch of users (n,), the `batch`-th of its epoch; None for none."""
-
-
-def bce(model: Recommender, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    """Mean binary cross-entropy of the logits of users and items with labels, each (n,)."""
-    users, items, labels = batch
-    return nn.functional.binary_cross_entropy_with_logits(model(users, items), labels)
-
-
-def bpr(model: Recommender, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    """Mean of -log sigmoid(s(user, positive) - s(user, negative)) (Rendle et al., UAI 2009)."""
-    users, positives, negatives = batch
-    both = model(users.repeat(2), torch.cat([positives, negatives]))
-    positive, negative = both.chunk(2)
-    return -nn.functional.logsigmoid(positive - negative).mean()
-
-
-LOSSES: dict[str, Callable[[Recommender, tuple[Tensor, Tensor, Tensor]], Tensor]] = {
-    "bce": bce,
-    "bpr": bpr,
-}
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """Keys of the experiment config that the loop needs."""
-
-    lr: float
-    batch_size: int
-    epochs: int
-    loss: str
-    selection: str
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -144,8 +90,8 @@ def train(
         UserError: a loss or a weight is not finite; the epoch before stays in the checkpoint.
     """
     device = model.user_embedding.device
-    trained = nn.ModuleList([cast(nn.Module, model), penalty or nn.Module()])
-    optimizer = torch.optim.Adam(trained.parameters(), lr=settings.lr, fused=True)
+    trainer = Trainer(model, penalty, settings)
+    trained, optimizer = trainer.trained, trainer.optimizer
     history: list[dict[str, Any]] = []
     best: dict[str, Any] = {"epoch": 0, "value": -math.inf, "state": {}}
     if saved := _resume(folder, trained, optimizer, device):
@@ -160,7 +106,7 @@ def train(
             data = draw(torch_generator(settings.seed, "train", "epoch", epoch, device=device))
             steps = math.ceil(len(data[0]) / settings.batch_size)
             bar.total, bar.n = settings.epochs * steps, (epoch - 1) * steps
-            losses, totals = _train_epoch(model, penalty, optimizer, data, settings, bar)
+            losses, totals = trainer.epoch(data, bar.update)
             seconds = time.perf_counter() - start
             if where := _divergence(totals, trained):
                 weight = "" if penalty is None else ", or the weight of the method's own term"
@@ -188,35 +134,6 @@ def train(
             write_json_lines(folder.path / "metrics.jsonl", history)
     model.load_state_dict(best["state"])
     return Trained(best["epoch"], history, sum(record["seconds"] for record in history))
-
-
-def _train_epoch(
-    model: Recommender,
-    penalty: nn.Module | None,
-    optimizer: torch.optim.Optimizer,
-    data: tuple[Tensor, Tensor, Tensor],
-    settings: TrainingSettings,
-    bar: tqdm,
-) -> tuple[list[float], list[float]]:
-    """One pass; returns each batch's recommendation loss, and that plus the penalty.
-
-    They are read at the end, since reading one makes the CPU wait for the device.
-    """
-    recommendation_loss = LOSSES[settings.loss]
-    losses, totals = [], []
-    batches = list(zip(*(part.split(settings.batch_size) for part in data), strict=True))
-    for number, batch in enumerate(batches):
-        optimizer.zero_grad(set_to_none=True)
-        loss = recommendation_loss(model, batch)
-        losses.append(loss.detach())
-        if penalty is not None:
-            extra = penalty(model.user_embedding, batch[0], number)
-            loss = loss if extra is None else loss + extra
-        totals.append(loss.detach())
-        loss.backward()
-        optimizer.step()
-        bar.update()
-    return torch.stack(losses).tolist(), torch.stack(totals).tolist()
 
 
 def _divergence(losses: list[float], trained: nn.Module) -> str | None:
