@@ -205,8 +205,8 @@ def test_users_with_too_little_to_split_are_counted(workspace, capsys, minimum):
 DEEP = '{"epochs": ' + "[" * 100_000
 FILES = {
     b"\xff\xfe{\x00": "not UTF-8",
-    b"null": "one JSON object",
-    b'"epochs"': "one JSON object",
+    b"null": "a JSON object",
+    b'"epochs"': "a JSON object",
     b'{"epochs": 1' + b"0" * 5000 + b"}": "not a config",
     DEEP.encode(): "not a config",
     b"{'epochs': 3}": "line 1, column 2",
