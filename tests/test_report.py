@@ -265,6 +265,24 @@ def test_deviations_compare_the_same_seeds(write):
     assert len(found) == 2  # D2D-R was not run
 
 
+def test_seconds_are_those_of_the_runs_made_for_them(write):
+    timed = '{"batch_size": 8192, "epochs": 2}'
+    frobenius = {"regularizer": "frobenius", "settings": timed}
+    results = write(
+        [
+            run_row("retrain", seconds=900.0),  # beside other work
+            run_row("retrain", seconds=8.0, settings=timed),
+            run_row("d2d", seconds=3.0, **frobenius),
+            run_row("d2d", seconds=5.0, dataset="synthetic-lfm-2b", **frobenius),
+        ]
+    )
+    found = table(results, "rc25-2")
+    assert cell(found, "retrain", "seconds").ours.mean == 8.0 * 25 / 2
+    assert cell(found, "d2d", "seconds").ours.mean == 3.0
+    assert cell(found, "d2d", "seconds", dataset="lfm-2b").ours.mean == 5.0
+    assert cell(found, "d2d", "seconds").verdict == "~"  # never "=": another machine
+
+
 # --- claims ---------------------------------------------------------------------------------
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +47,13 @@ class Setting:
         regularizer, alpha: of the post-training methods.
         fits: whether a run has the paper's settings, from the model and those of the run's
             settings that are not our defaults.
+        stand_in: a dataset -> ours that stands in for it.
     """
 
     regularizer: str
     alpha: float
     fits: Callable[[str, Mapping[str, Any]], bool]
+    stand_in: Mapping[str, str] = field(default_factory=dict)
 
 
 def _as_companion(model: str, settings: Mapping[str, Any]) -> bool:
@@ -68,6 +70,17 @@ RC25 = Setting("ranking", 1e-6, _as_companion)
 RC25_FROBENIUS = replace(RC25, regularizer="frobenius")
 """The same with the regulariser that both papers write."""
 MM23 = Setting("frobenius", 1e-4, _as_paper)
+
+TIMED_EPOCHS, EPOCHS = 2, 25
+TIMES = Setting(
+    "frobenius",
+    1e-6,
+    lambda model, settings: (
+        settings.get("epochs") == TIMED_EPOCHS and set(settings) <= {"epochs", "batch_size"}
+    ),
+    {"lfm-2b": "synthetic-lfm-2b"},
+)
+"""Runs made for their seconds alone, one after another on a machine that does nothing else."""
 
 
 def published(name: str) -> pd.DataFrame:
@@ -96,6 +109,7 @@ class Results:
         self, setting: Setting, dataset: str, model: str, method: str, attribute: str = "gender"
     ) -> pd.DataFrame:
         """Runs of a cell, one a seed; those with default settings where there are any."""
+        dataset = setting.stand_in.get(dataset, dataset)
         runs = self._select(self.runs, dataset, model, method, setting)
         runs = runs[runs["attribute"].isin(["", attribute])]
         runs = where(runs, lambda settings: setting.fits(model, settings))
@@ -124,8 +138,12 @@ class Results:
         return measured(runs[metric].tolist(), error)
 
     def seconds(self, runs: pd.DataFrame) -> Measured | None:
-        """Seconds of training or unlearning of a cell's runs."""
-        return measured(runs["seconds"].tolist(), 0.0) if len(runs) else None
+        """Seconds of unlearning, or of EPOCHS epochs of training, from runs of TIMED_EPOCHS."""
+        if not len(runs):
+            return None
+        trained = ~runs["method"].isin(POST_TRAINING)
+        seconds = runs["seconds"].where(~trained, runs["seconds"] * EPOCHS / TIMED_EPOCHS)
+        return measured(seconds.tolist(), 0.0)
 
     def attack(
         self, runs: pd.DataFrame, protocol: str, attacker: str, score: str
