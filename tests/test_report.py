@@ -352,12 +352,12 @@ class Balanced(html.parser.HTMLParser):
 
 
 def test_pages_escape_what_they_show():
-    evil = "<script>alert(1)</script> a|b `x<y` **bold**"
+    evil = "<script>alert(1)</script> a|b `x<y` **bold** `*.py` and `*.md`"
     sections = [Section("Title & more", [evil]), Section("S", [Grid(["h|"], [[evil]], [["="]])])]
     page = html_page(sections)
     Balanced(page)
     assert "<script>" not in page and "<code>x&lt;y</code>" in page and "Title &amp; more" in page
-    assert "<strong>bold</strong>" in page
+    assert "<strong>bold</strong>" in page and "<code>*.py</code>" in page
     rows = [line for line in markdown(sections).splitlines() if line.startswith("|")]
     assert rows[0] == "| h\\| |" and rows[2].count("\\|") == 1
 
@@ -368,10 +368,10 @@ def test_all_three_forms_hold_the_same_cells(write, tmp_path):
     (tables_folder / "findings.md").write_text("# F\n\nSaid by\na person.\n\nAnd more.\n")
     write_report(tables_folder)
     text = (tables_folder / "reproduction.md").read_text()
-    assert "0.5900 ± 0.0100 (3) / 0.6353 / -0.0453 ~" in text
+    assert "| 0.5900 ± 0.0100 (3)<br>0.6353 -0.0453 ~ |" in text
     assert "## Findings\n\nSaid by a person.\n\nAnd more.\n" in text
     page = Balanced((tables_folder / "reproduction.html").read_text())
-    assert "0.5900 ± 0.0100 (3) / 0.6353 / -0.0453 ~" in page.text
+    assert "0.5900 ± 0.0100 (3)" in page.text and "0.6353 -0.0453 ~" in page.text
     rows = list(csv.DictReader(io.StringIO((tables_folder / "reproduction.csv").read_text())))
     (one,) = [
         row

@@ -19,7 +19,9 @@ from utils.report.tables import Cell, Table
 
 @dataclass(frozen=True)
 class Grid:
-    """A table: texts in Markdown's inline syntax; a row's verdicts colour its cells in HTML."""
+    """A table: texts in Markdown's inline syntax, a cell's lines ended by a newline; a row's
+    verdicts colour its cells in HTML.
+    """
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -47,16 +49,16 @@ class Section:
 
 
 def cell_text(cell: Cell | None, digits: int) -> str:
-    """Ours ± std (seeds) / published / difference, verdict."""
+    """Ours ± std (seeds); below it the published value, the difference, the verdict."""
     if cell is None:
         return ""
-    there = "–" if cell.published is None else f"{cell.published:.{digits}f}"
-    if cell.ours is None:
-        return f"– / {there}"
-    text = f"{spread(cell.ours, digits)} / {there}"
+    ours = spread(cell.ours, digits)
     if cell.published is None:
-        return text
-    return f"{text} / {cell.ours.mean - cell.published:+.{digits}f} {cell.verdict}".rstrip()
+        return ours
+    there = f"{ours}\n{cell.published:.{digits}f}"
+    if cell.ours is None:
+        return there
+    return f"{there} {cell.ours.mean - cell.published:+.{digits}f} {cell.verdict}".rstrip()
 
 
 def spread(ours: Measured | None, digits: int = 4) -> str:
@@ -68,6 +70,8 @@ def spread(ours: Measured | None, digits: int = 4) -> str:
 
 def table_section(table: Table) -> Section:
     """A table in the paper's layout: a block a model, in it the datasets, then the methods."""
+    if len(table.columns) == 1:
+        return Section(table.title, [table.note, _by_method(table)])
     parts: list[Part] = [table.note]
     header = ["", "", *table.columns.values()]
     for model in MODELS:
@@ -75,9 +79,7 @@ def table_section(table: Table) -> Section:
         for dataset, of, block in table.blocks():
             if of != model:
                 continue
-            name = DATASETS[dataset]
-            if settings := table.settings.get((dataset, model)):
-                name += f" ({settings})"
+            name = _name(table, dataset, model)
             for method, cells in block.items():
                 in_order = [cells.get(column) for column in table.columns]
                 rows.append(
@@ -88,6 +90,25 @@ def table_section(table: Table) -> Section:
         if rows:
             parts.append(Grid([f"**{MODELS[model]}**", *header[1:]], rows, verdicts))
     return Section(table.title, parts)
+
+
+def _by_method(table: Table) -> Grid:
+    """A table of one figure: a row a dataset and model, a column a method."""
+    rows, verdicts = [], []
+    for model in MODELS:
+        for dataset, of, block in table.blocks():
+            if of == model:
+                cells = [next(iter(block.get(method, {}).values()), None) for method in METHODS]
+                row = [cell_text(cell, table.digits) for cell in cells]
+                rows.append([_name(table, dataset, model), MODELS[model], *row])
+                verdicts.append(["", "", *(cell.verdict if cell else "" for cell in cells)])
+    return Grid([", ".join(table.columns.values()), "", *METHODS.values()], rows, verdicts)
+
+
+def _name(table: Table, dataset: str, model: str) -> str:
+    """The dataset, and what our runs on it have other than the defaults."""
+    settings = table.settings.get((dataset, model))
+    return DATASETS[dataset] + (f"\n({settings})" if settings else "")
 
 
 def overview(tables: Sequence[Table]) -> Grid:
@@ -156,11 +177,9 @@ def markdown(sections: Sequence[Section]) -> str:
 
     def part_lines(part: Part) -> Iterator[str]:
         if isinstance(part, Grid):
-            bar = [line.replace("|", "\\|") for line in part.header]
-            yield "| " + " | ".join(bar) + " |"
-            yield "| " + " | ".join(["---"] * len(bar)) + " |"
-            for row in part.rows:
-                yield "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
+            for row in (part.header, ["---"] * len(part.header), *part.rows):
+                cells = (cell.replace("|", "\\|").replace("\n", "<br>") for cell in row)
+                yield "| " + " | ".join(cells) + " |"
         elif isinstance(part, Picture):
             yield f"![{part.caption}]({part.path})"
         else:
@@ -187,6 +206,7 @@ th { text-align: left; border-bottom: 2px solid #333; padding: .3rem .6rem; }
 td { border-bottom: 1px solid var(--line); padding: .3rem .6rem; vertical-align: top; }
 td.same { background: #e3f2e6; } td.order { background: #fdf4d7; }
 td.against { background: #fbe0dd; }
+small { color: var(--faint); white-space: nowrap; }
 code { background: #f2f2f2; padding: 0 .2em; border-radius: 3px; }
 figure { margin: 1.5rem 0; } img { max-width: 100%; }
 figcaption { color: var(--faint); font-size: .9rem; max-width: 48rem; }
@@ -212,9 +232,9 @@ def html_page(sections: Sequence[Section]) -> str:
         for number, row in enumerate(part.rows):
             verdicts = part.verdicts[number] if part.verdicts else [""] * len(row)
             cells = "".join(
-                f'<td class="{COLOURS[verdict]}">{_inline(cell)}</td>'
+                f'<td class="{COLOURS[verdict]}">{_lines(cell)}</td>'
                 if verdict
-                else f"<td>{_inline(cell)}</td>"
+                else f"<td>{_lines(cell)}</td>"
                 for cell, verdict in zip(row, verdicts, strict=True)
             )
             rows.append(f"<tr>{cells}</tr>")
@@ -242,12 +262,23 @@ def html_page(sections: Sequence[Section]) -> str:
     return out.getvalue()
 
 
+def _lines(text: str) -> str:
+    """A cell: its first line, and small below it the others."""
+    first, *rest = map(_inline, text.split("\n"))
+    return "<br>".join([first, *(f"<small>{line}</small>" for line in rest)])
+
+
 def _inline(text: str) -> str:
-    """Markdown's `code`, **strong** and [text](address) as HTML."""
-    text = html.escape(text, quote=False)
-    text = re.sub(r"`([^`]*)`", r"<code>\1</code>", text)
-    text = re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", text)
-    return re.sub(r"\[([^\]]*)\]\(([^)\s\"]*)\)", r'<a href="\2">\1</a>', text)
+    """Markdown's `code`, **strong**, *emphasis* and [text](address) as HTML."""
+    parts = html.escape(text, quote=False).split("`")
+    for number, part in enumerate(parts):
+        if number % 2:
+            parts[number] = f"<code>{part}</code>"
+            continue
+        part = re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", part)
+        part = re.sub(r"\*([^*\s][^*]*)\*", r"<em>\1</em>", part)
+        parts[number] = re.sub(r"\[([^\]]*)\]\(([^)\s\"]*)\)", r'<a href="\2">\1</a>', part)
+    return "".join(parts)
 
 
 def cells_csv(tables: Sequence[Table]) -> str:

@@ -30,7 +30,8 @@ log = logging.getLogger(__name__)
 INTRODUCTION = (
     "Every published cell of *Making Users Indistinguishable* (ACM MM 2023, MM23) and of its "
     "reproducibility companion (2025, RC25) that we have runs for, beside ours. A cell reads "
-    "**ours ± standard deviation over seeds (number of seeds) / published / difference, verdict**.",
+    "**ours ± standard deviation over seeds (number of seeds)**, below it the published value, the "
+    "difference and a verdict.",
     "Our runs: `runs.csv` and `attacks.csv` beside this page, a row a run or attack, each written "
     "by `python main.py --config configs/reproduce_*.json` and "
     "`python attack.py --config configs/reproduce_attack_*.json`; this page by "
