@@ -27,7 +27,7 @@ from utils.locks import locked
 from utils.logs import log_file
 from utils.messages import attack_remarks, command_for, describe_attack
 from utils.records import add_attack, attacks, has_attack
-from utils.report.write import renew_report
+from utils.report import renew_report
 from utils.runs import embedding_path, run_path
 from utils.runtime import available_cores, environment
 

@@ -17,7 +17,7 @@ from utils.errors import UserError
 from utils.logs import log_file
 from utils.messages import describe_run, remarks, sweep_table
 from utils.records import add_run, find_run, runs
-from utils.report.write import renew_report
+from utils.report import renew_report
 from utils.runs import RunFolder, run_path
 from utils.runtime import environment, peak_memory_mb, resolve_device
 

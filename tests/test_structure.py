@@ -1,6 +1,8 @@
 """Imports point one way: data <- models <- methods <- the commands; utils imports none of them."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,3 +34,8 @@ def test_imports_point_one_way(room):
     assert files
     for path in files:
         assert imported(path) <= MAY_IMPORT[room], path
+
+
+def test_the_commands_start_without_what_only_pictures_need():
+    script = "import sys, main, attack; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], cwd=PROJECT).returncode == 0

@@ -1,6 +1,5 @@
 """Write the report's files from the records."""
 
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,8 +23,6 @@ from utils.report.pages import (
 )
 from utils.report.results import DATASETS, METHODS, MODELS, POST_TRAINING, RC25, Results
 from utils.report.tables import tables
-
-log = logging.getLogger(__name__)
 
 INTRODUCTION = (
     "Every published cell of *Making Users Indistinguishable* (ACM MM 2023, MM23) and of its "
@@ -91,13 +88,6 @@ def write_report(folder: Path) -> list[Path]:
         with replace_file(path) as file:
             file.write(text.encode())
     return list(texts)
-
-
-def renew_report(record: str | None) -> None:
-    """Write the report beside a sweep's record and say where; nothing without a record."""
-    if record:
-        page, *others = write_report(Path(record))
-        log.info("Report: %s (%s)", page, ", ".join(path.name for path in others))
 
 
 def _has_runs(table) -> bool:
