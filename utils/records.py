@@ -67,6 +67,7 @@ class Record:
 
     def add(self, new: Iterable[Row]) -> None:
         """Add rows; other processes may do so too."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         with locked(self.path, busy="wait"):
             rows = {self._of(row): row for row in (*self.rows(), *new)}
             text = io.StringIO(newline="")
