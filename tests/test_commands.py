@@ -331,3 +331,9 @@ def test_a_run_folder_alone_repeats_the_run_elsewhere(workspace, monkeypatch, tm
     ]
     assert summaries[0]["checksums"] == summaries[1]["checksums"]
     assert summaries[0]["key"] == summaries[1]["key"]
+
+
+def test_weights_under_another_name_are_named(workspace, capsys):
+    run_main("method=original", "epochs=1", "target_model=mine.pth")
+    assert main.main([*QUICK, "epochs=1", "method=u2u"]) == 2
+    assert "does not exist; target_model=mine.pth is there" in capsys.readouterr().err

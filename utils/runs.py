@@ -167,7 +167,9 @@ def load_weights(path: Path, model: torch.nn.Module) -> None:
         state = torch.load(path, map_location="cpu", weights_only=True)
         model.load_state_dict(state)
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist; run main.py method=original first") from None
+        others = sorted(one.name for one in path.parent.glob("*") if one.suffix != ".npy")
+        mend = f"target_model={others[0]} is there" if others else "run main.py method=original"
+        raise UserError(f"{path} does not exist; {mend}") from None
     except Exception as error:  # a damaged pickle can raise anything at all
         raise UserError(
             f"{path} does not hold this model's weights ({first_line(error)}); nothing in it was "
