@@ -110,12 +110,15 @@ class PlainSteps:
         Returns:
             (batches, 2), what the steps gave.
         """
-        losses: list[Tensor] = []
+        # written to one place: a small tensor kept from every step would lie between the large
+        # blocks that the steps free and take again, and keep them from fitting
+        losses = torch.zeros(math.ceil(len(data[0]) / self.size), 2, device=data[0].device)
         batches = zip(*(part.split(self.size) for part in data), strict=True)
         for number, batch in enumerate(batches):
-            losses += self.step(cast(Batch, batch), with_penalty(number))
+            recommendation, total = self.step(cast(Batch, batch), with_penalty(number))
+            losses[number, 0], losses[number, 1] = recommendation, total
             tick()
-        return torch.stack(losses).view(-1, 2)
+        return losses
 
 
 class ReplayedSteps:
