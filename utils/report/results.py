@@ -28,15 +28,16 @@ POST_TRAINING = ("u2u", "d2d")
 RECOMMENDATION = {"ndcg@5": "NDCG@5", "hr@5": "HR@5", "ndcg@10": "NDCG@10", "hr@10": "HR@10"}
 """Column of the published table -> column of ours."""
 ATTACK = {
-    f"{attacker}_{column}": (attacker, score)
+    f"{attacker}_{column}": (f"{attacker.upper()} {heading}", attacker, score)
     for attacker in ("mlp", "xgb")
-    for column, score in (
-        ("acc", "accuracy"),
-        ("precision", "precision"),
-        ("recall", "recall"),
-        ("auc", "auc"),
+    for column, heading, score in (
+        ("acc", "Acc", "accuracy"),
+        ("precision", "Precision", "precision"),
+        ("recall", "Recall", "recall"),
+        ("auc", "AUC", "auc"),
     )
 }
+"""Column of the published table -> its heading, and attacker and score of ours."""
 
 
 @dataclass(frozen=True)
