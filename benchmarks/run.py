@@ -17,6 +17,7 @@ import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -210,8 +211,8 @@ def unlearn_naive(place: Place, method: str, n: int, k: int, majority: float, st
 def measured(function: Callable[..., float], place: Place, *arguments: Any) -> tuple[float, float]:
     """Seconds, and MiB beyond those of a process that has only imported everything."""
     context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as pool:
-        return pool.apply(_measure, (function, place, arguments))
+    with ProcessPoolExecutor(1, context) as pool:
+        return pool.submit(_measure, function, place, arguments).result()
 
 
 def _measure(function: Callable[..., float], place: Place, arguments: tuple) -> tuple[float, float]:
