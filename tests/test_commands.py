@@ -45,7 +45,7 @@ def test_both_commands_in_processes_of_their_own(workspace):
     assert "U2U-R: exp_results/ncf/ml-100k/u2u/seed-0" in done.stdout
     assert "Next: python attack.py method=u2u" in done.stdout
     assert "Traceback" not in done.stderr
-    done = python("attack.py", "method=u2u", "shadow_ratio=0.5", cwd=workspace)
+    done = python("attack.py", "method=u2u", "shadow_ratio=0.5", "draws=2", cwd=workspace)
     assert done.returncode == 0, done.stderr
     assert "leakage" in done.stdout
     folder = workspace / "exp_results/ncf/ml-100k/u2u/seed-0"

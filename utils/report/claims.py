@@ -356,7 +356,7 @@ def alphas(
     runs = results.runs[
         (results.runs["method"] == method) & (results.runs["regularizer"] == regularizer)
     ]
-    for alpha in sorted({float(one) for one in runs["au_trade_off"]}):
+    for alpha in sorted(set(runs["au_trade_off"])):
         setting = Setting(regularizer, alpha, RC25.fits)
         of_alpha = results.of(setting, dataset, model, method)
         ndcg = results.recommendation(of_alpha, "NDCG@10")

@@ -157,7 +157,7 @@ def _runs(results: Results, model: str, choice: Choice, method: str) -> pd.DataF
     which &= runs["attribute"].isin(["", "gender"])
     if method in POST_TRAINING:
         which &= runs["regularizer"] == choice.regularizer
-        which &= pd.to_numeric(runs["au_trade_off"]) == choice.alpha
+        which &= runs["au_trade_off"] == choice.alpha
     return where(runs[which], lambda settings: settings == dict(choice.settings))
 
 

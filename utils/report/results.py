@@ -100,8 +100,8 @@ class Results:
     @classmethod
     def read(cls, folder: Path) -> "Results":
         """From runs.csv and attacks.csv in a folder; no rows where there is no file."""
-        runs = _frame(records.runs(folder), [*records.METRICS, "seconds"])
-        numbers = [*records.SCORES, "auc_std", "users", "test_users", "rounds"]
+        runs = _frame(records.runs(folder), ["au_trade_off", *records.METRICS, "seconds"])
+        numbers = [*records.SCORES, "auc_std", "au_trade_off", "users", "test_users", "rounds"]
         attacks = _frame(records.attacks(folder), numbers)
         attacks = attacks.merge(runs[["run", "settings"]], on="run", suffixes=("", "_of_run"))
         return cls(runs, attacks)
@@ -124,7 +124,7 @@ class Results:
         which &= frame["method"] == method
         if method in POST_TRAINING:
             which &= frame["regularizer"] == setting.regularizer
-            which &= pd.to_numeric(frame["au_trade_off"]) == setting.alpha
+            which &= frame["au_trade_off"] == setting.alpha
         return frame[which]
 
     def recommendation(self, runs: pd.DataFrame, metric: str) -> Measured | None:
