@@ -30,6 +30,7 @@ from utils.report.pages import Grid, Section, html_page, markdown
 from utils.report.results import METHODS as TITLES
 from utils.report.results import MM23, RC25, RC25_FROBENIUS, Results, published
 from utils.report.tables import tables
+from utils.report.trade_off import trade_off
 from utils.report.write import write_report
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -321,6 +322,25 @@ def test_robustness_to_alpha(write, spread, verdict):
     attacks = [attack_row(run, protocol="shadow", auc=0.5) for run in runs]
     *_, last = claims(write(runs, attacks))
     assert last.verdict == verdict and len(last.findings) == 1
+
+
+def test_alphas_are_compared_on_the_seeds_that_all_of_them_have(write):
+    def of_alpha(alpha, seed):
+        return run_row("d2d", seed=seed, hr=0.5 + seed / 10, au_trade_off=f"{alpha:g}")
+
+    runs = [run_row(seed=seed, hr=0.6 + seed / 10) for seed in range(4)]
+    runs += [of_alpha(1e-6, seed) for seed in range(4)]
+    runs += [of_alpha(alpha, seed) for alpha in (1e-5, 1e-4) for seed in range(3)]
+    attacks = [attack_row(run, protocol="shadow", auc=0.5 + int(run["seed"]) / 10) for run in runs]
+    two = trade_off(write(runs, attacks[:-1]), "ml-100k", "ncf", "mlp")
+    assert two.seeds == 2 and len(two.points) == 4
+    assert two.points["original", "", 0.0] == (pytest.approx(0.325), pytest.approx(0.55))
+    for alpha in (1e-6, 1e-5, 1e-4):
+        found = two.points["d2d", "ranking", alpha]
+        assert found == (pytest.approx(0.275), pytest.approx(0.55))
+    three = trade_off(write([], attacks[-1:]), "ml-100k", "ncf", "mlp")
+    assert three.seeds == 3
+    assert trade_off(write([], []), "ml-100k", "lgn", "mlp") is None
 
 
 def test_a_claim_without_figures_is_open():

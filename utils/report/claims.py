@@ -14,6 +14,7 @@ from utils.report.results import (
     Results,
     Setting,
 )
+from utils.report.trade_off import trade_off
 
 HOLDS, PARTLY, FAILS, OPEN = "holds", "holds in part", "does not hold", "not measured"
 
@@ -326,41 +327,19 @@ def claims(results: Results) -> Iterator[Claim]:
 def _robustness(results: Results) -> Iterator[Finding]:
     for model in MODELS:
         for dataset in DATASETS:
-            for method in ("u2u", "d2d"):
-                for regularizer in ("frobenius", "ranking"):
-                    points = alphas(results, dataset, model, method, regularizer)
-                    if len(points) < 3:
-                        continue
-                    ndcg, auc = zip(*points.values(), strict=True)
-                    moved = max(ndcg) - min(ndcg), max(auc) - min(auc)
-                    where = f"{METHODS[method]}, `{regularizer}`, {MODELS[model]} on "
-                    yield Finding(
-                        where + DATASETS[dataset],
-                        max(moved) < 0.05,
-                        f"alpha {min(points):g} to {max(points):g}: NDCG@10 moves by "
-                        f"{moved[0]:.4f}, AUC by {moved[1]:.3f}",
-                    )
-
-
-def alphas(
-    results: Results,
-    dataset: str,
-    model: str,
-    method: str,
-    regularizer: str,
-    attacker: str = "mlp",
-    protocol: str = "shadow",
-) -> dict[float, tuple[float, float]]:
-    """Alpha -> mean NDCG@10 and AUC of one attacker, over the seeds that have both."""
-    found = {}
-    runs = results.runs[
-        (results.runs["method"] == method) & (results.runs["regularizer"] == regularizer)
-    ]
-    for alpha in sorted(set(runs["au_trade_off"])):
-        setting = Setting(regularizer, alpha, RC25.fits)
-        of_alpha = results.of(setting, dataset, model, method)
-        ndcg = results.recommendation(of_alpha, "NDCG@10")
-        auc = results.attack(of_alpha, protocol, attacker, "auc")
-        if ndcg and auc:
-            found[alpha] = (ndcg.mean, auc.mean)
-    return found
+            found = trade_off(results, dataset, model, "mlp")
+            series: dict[tuple[str, str], dict[float, tuple[float, float]]] = {}
+            for (method, regularizer, alpha), point in found.points.items() if found else ():
+                series.setdefault((method, regularizer), {})[alpha] = point
+            for (method, regularizer), points in series.items():
+                if len(points) < 3:
+                    continue
+                ndcg, auc = zip(*points.values(), strict=True)
+                moved = max(ndcg) - min(ndcg), max(auc) - min(auc)
+                where = f"{METHODS[method]}, `{regularizer}`, {MODELS[model]} on "
+                yield Finding(
+                    where + DATASETS[dataset],
+                    max(moved) < 0.05,
+                    f"alpha {min(points):g} to {max(points):g}: NDCG@10 moves by "
+                    f"{moved[0]:.4f}, AUC by {moved[1]:.3f}",
+                )

@@ -150,9 +150,7 @@ class Results:
         self, runs: pd.DataFrame, protocol: str, attacker: str, score: str
     ) -> Measured | None:
         """What an attacker found in a cell's runs, with the attack's default settings."""
-        rows = self.attacks[self.attacks["run"].isin(runs["run"])]
-        rows = rows[(rows["protocol"] == protocol) & (rows["attacker"] == attacker)]
-        rows = where(rows, lambda settings: not settings)
+        rows = self._attacks(runs, protocol, attacker)
         if not len(rows):
             return None
         # cv tests every balanced user, a draw of shadow the share that it doesn't expose
@@ -164,6 +162,15 @@ class Results:
         mean = means[score]
         error = auc_error(mean, users) if score == "auc" else share_error(mean, base[score])
         return measured(rows[score].tolist(), error)
+
+    def attacked(self, runs: pd.DataFrame, protocol: str, attacker: str) -> pd.DataFrame:
+        """Those of the runs that the attacker, with default settings, was tried on."""
+        return runs[runs["run"].isin(self._attacks(runs, protocol, attacker)["run"])]
+
+    def _attacks(self, runs: pd.DataFrame, protocol: str, attacker: str) -> pd.DataFrame:
+        rows = self.attacks[self.attacks["run"].isin(runs["run"])]
+        rows = rows[(rows["protocol"] == protocol) & (rows["attacker"] == attacker)]
+        return where(rows, lambda settings: not settings)
 
 
 def where(frame: pd.DataFrame, fits: Callable[[dict[str, Any]], bool]) -> pd.DataFrame:

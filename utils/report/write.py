@@ -7,7 +7,7 @@ from utils import figures
 from utils.figures import TradeOffPoint
 from utils.files import replace_file
 from utils.report.cells import VERDICTS
-from utils.report.claims import alphas, claims
+from utils.report.claims import claims
 from utils.report.pages import (
     Part,
     Picture,
@@ -21,8 +21,9 @@ from utils.report.pages import (
     relative,
     table_section,
 )
-from utils.report.results import DATASETS, METHODS, MODELS, POST_TRAINING, RC25, Results
+from utils.report.results import DATASETS, METHODS, MODELS, Results
 from utils.report.tables import tables
+from utils.report.trade_off import ORIGINAL, trade_off
 
 INTRODUCTION = (
     "Every published cell of *Making Users Indistinguishable* (ACM MM 2023, MM23) and of its "
@@ -44,7 +45,8 @@ INTRODUCTION = (
 
 FIGURE_2 = (
     "Figure 2, {where}: AUC (`shadow`) against NDCG@10 for alpha from 1e-6 to 1e-2, mean over "
-    "seeds. The best place is on the dashed line of chance, as far to the right as the original."
+    "the same {seeds} seeds. The best place is on the dashed line of chance, as far to the right "
+    "as the original."
 )
 PICTURES = {
     "tsne": "Figure 3: t-SNE of the embeddings, coloured by the true class and by what each "
@@ -105,9 +107,8 @@ def _pictures(results: Results, folder: Path, page: Path) -> Iterator[Section]:
     parts: list[Part] = []
     for model in MODELS:
         for dataset in DATASETS:
-            if path := figure_2(results, dataset, model, folder):
-                where = f"{MODELS[model]} on {DATASETS[dataset]}"
-                parts.append(Picture(relative(path, page), FIGURE_2.format(where=where)))
+            if picture := figure_2(results, dataset, model, folder, page):
+                parts.append(picture)
     for kind, caption in PICTURES.items():
         for path in sorted(folder.glob(f"*-{kind}.png")):
             name = path.stem.removesuffix(f"-{kind}")
@@ -116,24 +117,25 @@ def _pictures(results: Results, folder: Path, page: Path) -> Iterator[Section]:
         yield Section("Figures", parts)
 
 
-def figure_2(results: Results, dataset: str, model: str, folder: Path) -> Path | None:
-    """Draw Figure 2 from the records; None where fewer than three alphas were run."""
-    points, originals = [], []
-    for attacker in ("mlp", "xgb"):
-        for method in POST_TRAINING:
-            for regularizer in ("frobenius", "ranking"):
-                found = alphas(results, dataset, model, method, regularizer, attacker)
-                points += [
-                    TradeOffPoint(METHODS[method], regularizer, alpha, attacker, auc, ndcg)
-                    for alpha, (ndcg, auc) in found.items()
-                ]
-        runs = results.of(RC25, dataset, model, "original")
-        ndcg = results.recommendation(runs, "NDCG@10")
-        auc = results.attack(runs, "shadow", attacker, "auc")
-        if ndcg and auc:
-            originals.append(TradeOffPoint("Original", "", 0.0, attacker, auc.mean, ndcg.mean))
-    if len({point.alpha for point in points}) < 3:
+def figure_2(
+    results: Results, dataset: str, model: str, folder: Path, page: Path
+) -> Picture | None:
+    """Draw Figure 2 from the records into a folder; None where too few alphas were run."""
+    found = {name: trade_off(results, dataset, model, name) for name in ("mlp", "xgb")}
+    points = [
+        (key, TradeOffPoint(METHODS[method], regularizer, alpha, attacker, auc, ndcg))
+        for attacker, one in found.items()
+        if one
+        for key, (ndcg, auc) in one.points.items()
+        for method, regularizer, alpha in (key,)
+    ]
+    if not points:
         return None
-    return figures.save(
-        figures.trade_off(points, originals), folder / f"{model}-{dataset}-trade-off.png"
+    drawing = figures.trade_off(
+        [point for key, point in points if key != ORIGINAL],
+        [point for key, point in points if key == ORIGINAL],
     )
+    path = figures.save(drawing, folder / f"{model}-{dataset}-trade-off.png")
+    where = f"{MODELS[model]} on {DATASETS[dataset]}"
+    seeds = min(one.seeds for one in found.values() if one)
+    return Picture(relative(path, page), FIGURE_2.format(where=where, seeds=seeds))
