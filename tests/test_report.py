@@ -304,6 +304,14 @@ def test_a_claim_is_asked_of_each_block(write):
     assert said["Retrain takes less time than Adv-InT"].verdict == OPEN
 
 
+def test_a_claim_compares_methods_on_the_seeds_that_all_have(write):
+    runs = [run_row("original", seed=seed, hr=hr) for seed, hr in enumerate((0.6, 0.6, 0.9))]
+    runs += [run_row("d2d", seed=seed, hr=0.595) for seed in (1, 0)]
+    said = {claim.sentence: claim for claim in claims(write(runs))}
+    keeps = said["D2D-R keeps HR@10 within 1.5 % of the original's"]
+    assert keeps.verdict == HOLDS and "0.5950 from 0.6000" in keeps.findings[0].figures
+
+
 def test_below_one_half_is_a_leak_in_the_comparison_of_methods(write):
     d2d, u2u = run_row("d2d"), run_row("u2u")
     attacks = [attack_row(d2d, "mlp", 0.1), attack_row(d2d, "xgb", 0.5)]

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ class Setting:
     regularizer: str
     alpha: float
     fits: Callable[[str, Mapping[str, Any]], bool]
-    stand_in: Mapping[str, str] = field(default_factory=dict)
+    stand_in: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 def _as_companion(model: str, settings: Mapping[str, Any]) -> bool:
@@ -111,21 +112,18 @@ class Results:
     ) -> pd.DataFrame:
         """Runs of a cell, one a seed; those with default settings where there are any."""
         dataset = setting.stand_in.get(dataset, dataset)
-        runs = self._select(self.runs, dataset, model, method, setting)
-        runs = runs[runs["attribute"].isin(["", attribute])]
-        runs = where(runs, lambda settings: setting.fits(model, settings))
+        runs = self._by_method.get((dataset, model, method), self.runs.iloc[:0])
+        which = runs["attribute"].isin(["", attribute])
+        if method in POST_TRAINING:
+            which &= runs["regularizer"] == setting.regularizer
+            which &= runs["au_trade_off"] == setting.alpha
+        runs = where(runs[which], lambda settings: setting.fits(model, settings))
         plain = where(runs, lambda settings: not settings)
         return plain if len(plain) else runs
 
-    def _select(
-        self, frame: pd.DataFrame, dataset: str, model: str, method: str, setting: Setting
-    ) -> pd.DataFrame:
-        which = (frame["dataset"] == dataset) & (frame["model"] == model)
-        which &= frame["method"] == method
-        if method in POST_TRAINING:
-            which &= frame["regularizer"] == setting.regularizer
-            which &= frame["au_trade_off"] == setting.alpha
-        return frame[which]
+    @cached_property
+    def _by_method(self) -> dict[tuple[str, ...], pd.DataFrame]:
+        return dict(iter(self.runs.groupby(["dataset", "model", "method"])))
 
     def recommendation(self, runs: pd.DataFrame, metric: str) -> Measured | None:
         """A ranking metric (HR@k or NDCG@k) of a cell's runs."""
@@ -168,9 +166,13 @@ class Results:
         return runs[runs["run"].isin(self._attacks(runs, protocol, attacker)["run"])]
 
     def _attacks(self, runs: pd.DataFrame, protocol: str, attacker: str) -> pd.DataFrame:
-        rows = self.attacks[self.attacks["run"].isin(runs["run"])]
-        rows = rows[(rows["protocol"] == protocol) & (rows["attacker"] == attacker)]
-        return where(rows, lambda settings: not settings)
+        rows = self._by_attacker.get((protocol, attacker), self.attacks.iloc[:0])
+        return rows[rows["run"].isin(runs["run"])]
+
+    @cached_property
+    def _by_attacker(self) -> dict[tuple[str, ...], pd.DataFrame]:
+        plain = where(self.attacks, lambda settings: not settings)
+        return dict(iter(plain.groupby(["protocol", "attacker"])))
 
 
 def where(frame: pd.DataFrame, fits: Callable[[dict[str, Any]], bool]) -> pd.DataFrame:
