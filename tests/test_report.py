@@ -266,6 +266,12 @@ def test_deviations_compare_the_same_seeds(write):
     assert len(found) == 2  # D2D-R was not run
 
 
+def test_a_choice_that_was_not_run_keeps_none_of_the_others_back(write):
+    (filtering,) = [one for one in DEVIATIONS if one.title == "Filter"]
+    results = write([run_row(), run_row(hr=0.7, settings='{"min_interactions": 1}')])
+    assert [row.choice for row in worth(results, filtering)] == ["ours", "none"]
+
+
 def test_seconds_are_those_of_the_runs_made_for_them(write):
     timed = '{"batch_size": 8192, "epochs": 2}'
     frobenius = {"regularizer": "frobenius", "settings": timed}

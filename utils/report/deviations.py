@@ -175,12 +175,13 @@ class Worth:
 
 
 def worth(results: Results, deviation: Deviation) -> Iterator[Worth]:
-    """The rows of one deviation's table: choices side by side over the same seeds."""
+    """The rows of one deviation's table: the choices that were run, over the same seeds."""
     for method in deviation.methods:
-        runs = {one.name: _runs(results, deviation.model, one, method) for one in deviation.choices}
-        if not all(map(len, runs.values())):
+        runs = [_runs(results, deviation.model, one, method) for one in deviation.choices]
+        ran = [choice for choice, frame in zip(deviation.choices, runs, strict=True) if len(frame)]
+        if len(ran) < 2:
             continue
-        seeds = set.intersection(*(set(frame["seed"]) for frame in runs.values()))
+        seeds = set.intersection(*(set(frame["seed"]) for frame in runs if len(frame)))
         shared = Results(results.runs[results.runs["seed"].isin(seeds)], results.attacks)
-        for choice in deviation.choices:
+        for choice in ran:
             yield Worth(METHODS[method], choice.name, figures(shared, deviation, choice, method))
