@@ -26,7 +26,7 @@ from utils.report.cells import (
 )
 from utils.report.claims import FAILS, HOLDS, OPEN, PARTLY, Claim, Finding, claims
 from utils.report.deviations import DEVIATIONS, worth
-from utils.report.pages import Grid, Section, html_page, markdown
+from utils.report.pages import Grid, Section, html_page, markdown, spread
 from utils.report.results import METHODS as TITLES
 from utils.report.results import MM23, RC25, RC25_FROBENIUS, Results, published
 from utils.report.tables import tables
@@ -418,6 +418,11 @@ def test_all_three_forms_hold_the_same_cells(write, tmp_path):
 
 
 # --- commands -------------------------------------------------------------------------------
+
+
+def test_one_seed_has_no_spread():
+    assert spread(measured([0.5], 0.01)) == "0.5000 (1)"
+    assert spread(measured([0.5, 0.6], 0.01), 2) == "0.55 ± 0.07 (2)"
 
 
 def test_the_smoke_sweep_ends_in_a_report(workspace, capsys):

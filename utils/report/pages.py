@@ -62,10 +62,11 @@ def cell_text(cell: Cell | None, digits: int) -> str:
 
 
 def spread(ours: Measured | None, digits: int = 4) -> str:
-    """Mean ± std (seeds)."""
+    """Mean ± std (seeds); one seed has no std."""
     if ours is None:
         return "–"
-    return f"{ours.mean:.{digits}f} ± {ours.std:.{digits}f} ({ours.n})"
+    std = f" ± {ours.std:.{digits}f}" if ours.n > 1 else ""
+    return f"{ours.mean:.{digits}f}{std} ({ours.n})"
 
 
 def table_section(table: Table) -> Section:

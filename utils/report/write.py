@@ -36,8 +36,9 @@ INTRODUCTION = (
     "`python -m utils.report`.",
     "The verdict's rule. The standard error of one of our cells counts the spread over seeds and "
     "the sampling error of the number of test users (ranking metrics) or tested users (attack), "
-    "SE² = s²/n + q²; q is binomial for shares, Hanley and McNeil's for the AUC, and for NDCG the "
-    "least that is possible beside the hit ratio. The published cells' own error is not known "
+    "SE² = s²/n + q² (one seed has no s, so that its error comes out too small); q is binomial for "
+    "shares, Hanley and McNeil's for the AUC, and for NDCG the least that is possible beside the "
+    "hit ratio. The published cells' own error is not known "
     "and not counted. "
     + "; ".join(f"`{verdict}` {meaning}" for verdict, meaning in VERDICTS.items())
     + ".",
