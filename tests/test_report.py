@@ -417,12 +417,12 @@ def test_all_three_forms_hold_the_same_cells(write, tmp_path):
     assert len([row for row in rows if row["table"] == "rc25-1"]) == 30 * 4  # what is missing too
 
 
-# --- commands -------------------------------------------------------------------------------
-
-
 def test_one_seed_has_no_spread():
     assert spread(measured([0.5], 0.01)) == "0.5000 (1)"
     assert spread(measured([0.5, 0.6], 0.01), 2) == "0.55 ± 0.07 (2)"
+
+
+# --- commands -------------------------------------------------------------------------------
 
 
 def test_the_smoke_sweep_ends_in_a_report(workspace, capsys):

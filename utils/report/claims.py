@@ -16,6 +16,7 @@ from utils.report.results import (
     TIMES,
     Results,
     Setting,
+    on_common_seeds,
 )
 from utils.report.trade_off import trade_off
 
@@ -91,16 +92,15 @@ class Block:
 
     @cached_property
     def _of_method(self) -> dict[str, pd.DataFrame]:
-        found = {
-            method: self.results.of(self.setting, self.dataset, self.model, method)
-            for method in METHODS
-        }
-        seeds = [set(runs["seed"]) for runs in found.values() if len(runs)]
-        common = set.intersection(*seeds) if seeds else set()
-        return {method: runs[runs["seed"].isin(common)] for method, runs in found.items()}
+        return on_common_seeds(
+            {
+                method: self.results.of(self.setting, self.dataset, self.model, method)
+                for method in METHODS
+            }
+        )
 
     def _runs(self, method: str) -> pd.DataFrame:
-        return self._of_method[method]
+        return self._of_method.get(method, self.results.runs.iloc[:0])
 
 
 Test = Callable[[Block], tuple[bool, str] | None]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 
@@ -173,6 +173,16 @@ class Results:
     def _by_attacker(self) -> dict[tuple[str, ...], pd.DataFrame]:
         plain = where(self.attacks, lambda settings: not settings)
         return dict(iter(plain.groupby(["protocol", "attacker"])))
+
+
+Key = TypeVar("Key")
+
+
+def on_common_seeds(runs: Mapping[Key, pd.DataFrame]) -> dict[Key, pd.DataFrame]:
+    """Of what was run at all, the runs of the seeds that all of it has: a fair comparison."""
+    ran = {key: frame for key, frame in runs.items() if len(frame)}
+    seeds = set.intersection(*(set(frame["seed"]) for frame in ran.values())) if ran else set()
+    return {key: frame[frame["seed"].isin(seeds)] for key, frame in ran.items()}
 
 
 def where(frame: pd.DataFrame, fits: Callable[[dict[str, Any]], bool]) -> pd.DataFrame:

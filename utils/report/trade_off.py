@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from utils.report.results import POST_TRAINING, RC25, Results, Setting
+from utils.report.results import POST_TRAINING, RC25, Results, Setting, on_common_seeds
 
 ALPHAS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 """MM23 4.2.4."""
@@ -39,19 +39,15 @@ def trade_off(
     for method, regularizer, alpha in wanted:
         setting = Setting(regularizer, alpha, RC25.fits)
         found = results.of(setting, dataset, model, method)
-        found = results.attacked(found, protocol, attacker)
-        if len(found):
-            runs[method, regularizer, alpha] = found
+        runs[method, regularizer, alpha] = results.attacked(found, protocol, attacker)
+    runs = on_common_seeds(runs)
     if len({alpha for *_, alpha in runs.keys() - {ORIGINAL}}) < 3:
         return None
-    seeds = set.intersection(*(set(found["seed"]) for found in runs.values()))
-    if not seeds:
-        return None
-    points = {}
+    points, seeds = {}, 0
     for key, found in runs.items():
-        found = found[found["seed"].isin(seeds)]
         ndcg = results.recommendation(found, "NDCG@10")
         auc = results.attack(found, protocol, attacker, "auc")
-        assert ndcg and auc  # each of these runs was attacked
-        points[key] = (ndcg.mean, auc.mean)
-    return TradeOff(len(seeds), points)
+        if not ndcg or not auc:  # no seed in common
+            return None
+        points[key], seeds = (ndcg.mean, auc.mean), ndcg.n
+    return TradeOff(seeds, points)
