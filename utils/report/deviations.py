@@ -7,7 +7,14 @@ from typing import Any
 import pandas as pd
 
 from utils.report.cells import Measured
-from utils.report.results import METHODS, POST_TRAINING, RC25, Results, where
+from utils.report.results import (
+    METHODS,
+    POST_TRAINING,
+    RC25,
+    Results,
+    Setting,
+    on_common_seeds,
+)
 
 Figures = dict[str, Measured | None]
 
@@ -30,6 +37,13 @@ class Choice:
     alpha: float = RC25.alpha
     protocol: str = "cv"
     attackers: tuple[str, str] = ("mlp", "xgb")
+
+    @property
+    def setting(self) -> Setting:
+        """Which runs were made so."""
+        return Setting(
+            self.regularizer, self.alpha, lambda model, settings: settings == dict(self.settings)
+        )
 
 
 @dataclass(frozen=True)
@@ -143,9 +157,8 @@ DEVIATIONS = (
 )
 
 
-def figures(results: Results, deviation: Deviation, choice: Choice, method: str) -> Figures:
-    """HR@10, NDCG@10 and the attackers' AUC of one method under one choice, ML-100K."""
-    runs = _runs(results, deviation.model, choice, method)
+def figures(results: Results, runs: pd.DataFrame, choice: Choice) -> Figures:
+    """HR@10, NDCG@10 and the attackers' AUC of one method's runs under one choice."""
     mlp, xgb = choice.attackers
     return {
         "HR@10": results.recommendation(runs, "HR@10"),
@@ -153,16 +166,6 @@ def figures(results: Results, deviation: Deviation, choice: Choice, method: str)
         "AUC of MLP": results.attack(runs, choice.protocol, mlp, "auc"),
         "AUC of XGB": results.attack(runs, choice.protocol, xgb, "auc"),
     }
-
-
-def _runs(results: Results, model: str, choice: Choice, method: str) -> pd.DataFrame:
-    runs = results.runs
-    which = (runs["dataset"] == "ml-100k") & (runs["model"] == model) & (runs["method"] == method)
-    which &= runs["attribute"].isin(["", "gender"])
-    if method in POST_TRAINING:
-        which &= runs["regularizer"] == choice.regularizer
-        which &= runs["au_trade_off"] == choice.alpha
-    return where(runs[which], lambda settings: settings == dict(choice.settings))
 
 
 @dataclass(frozen=True)
@@ -177,11 +180,16 @@ class Worth:
 def worth(results: Results, deviation: Deviation) -> Iterator[Worth]:
     """The rows of one deviation's table: the choices that were run, over the same seeds."""
     for method in deviation.methods:
-        runs = [_runs(results, deviation.model, one, method) for one in deviation.choices]
-        ran = [choice for choice, frame in zip(deviation.choices, runs, strict=True) if len(frame)]
-        if len(ran) < 2:
+        runs = on_common_seeds(
+            {
+                choice.name: results.of(choice.setting, "ml-100k", deviation.model, method)
+                for choice in deviation.choices
+            }
+        )
+        if len(runs) < 2:
             continue
-        seeds = set.intersection(*(set(frame["seed"]) for frame in runs if len(frame)))
-        shared = Results(results.runs[results.runs["seed"].isin(seeds)], results.attacks)
-        for choice in ran:
-            yield Worth(METHODS[method], choice.name, figures(shared, deviation, choice, method))
+        for choice in deviation.choices:
+            if choice.name in runs:
+                yield Worth(
+                    METHODS[method], choice.name, figures(results, runs[choice.name], choice)
+                )

@@ -124,17 +124,17 @@ def figure_2(
     """Draw Figure 2 from the records into a folder; None where too few alphas were run."""
     found = {name: trade_off(results, dataset, model, name) for name in ("mlp", "xgb")}
     points = [
-        (key, TradeOffPoint(METHODS[method], regularizer, alpha, attacker, auc, ndcg))
+        TradeOffPoint(METHODS[method], regularizer, alpha, attacker, auc, ndcg)
         for attacker, one in found.items()
         if one
-        for key, (ndcg, auc) in one.points.items()
-        for method, regularizer, alpha in (key,)
+        for (method, regularizer, alpha), (ndcg, auc) in one.points.items()
     ]
     if not points:
         return None
+    original = METHODS[ORIGINAL[0]]
     drawing = figures.trade_off(
-        [point for key, point in points if key != ORIGINAL],
-        [point for key, point in points if key == ORIGINAL],
+        [point for point in points if point.method != original],
+        [point for point in points if point.method == original],
     )
     path = figures.save(drawing, folder / f"{model}-{dataset}-trade-off.png")
     where = f"{MODELS[model]} on {DATASETS[dataset]}"
