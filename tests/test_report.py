@@ -272,6 +272,21 @@ def test_a_choice_that_was_not_run_keeps_none_of_the_others_back(write):
     assert [row.choice for row in worth(results, filtering)] == ["ours", "none"]
 
 
+def test_a_deviation_names_its_dataset(write):
+    (interval,) = [one for one in DEVIATIONS if one.dataset == "ml-1m"]
+    ours, denser = '{"batch_size": 8192}', '{"batch_size": 8192, "retrain_interval": 2}'
+    on_ml1m = {"model": "lgn", "dataset": "ml-1m"}
+    results = write(
+        [
+            run_row("retrain", hr=0.6, settings=ours, **on_ml1m),
+            run_row("retrain", hr=0.7, settings=denser, **on_ml1m),
+            run_row("retrain", hr=0.8, settings=denser, model="lgn"),  # on ML-100K
+        ]
+    )
+    found = [row.figures["HR@10"].mean for row in worth(results, interval)]
+    assert found == [0.6, 0.7]
+
+
 def test_seconds_are_those_of_the_runs_made_for_them(write):
     timed = '{"batch_size": 8192, "epochs": 2}'
     frobenius = {"regularizer": "frobenius", "settings": timed}
