@@ -26,7 +26,7 @@ from utils.files import file_checksum, read_json_object, write_json
 from utils.locks import locked
 from utils.logs import log_file
 from utils.messages import attack_remarks, command_for, describe_attack
-from utils.records import add_attack, attacks, has_attack
+from utils.records import add_attack, attacks, check_record, has_attack
 from utils.report import renew_report
 from utils.runs import embedding_path, run_path
 from utils.runtime import available_cores, environment
@@ -183,12 +183,8 @@ def check(config: AttackConfig) -> None:
         )
     if config.labels and not config.user_embedding:
         raise UserError(f"labels {config.labels} belongs to user_embedding=FILE, which is missing")
-    if config.record and config.user_embedding:
-        raise UserError(
-            f"record {config.record} is for runs on a dataset; leave it out with user_embedding"
-        )
     if config.record:
-        attacks(config.record).rows()
+        check_record(attacks(config.record), config)
 
 
 def same(config: AttackConfig) -> str:

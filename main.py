@@ -13,10 +13,9 @@ from methods.stages import check, task_of
 from models import MODELS
 from utils.cli import Command, execute
 from utils.config import ExperimentConfig, identity
-from utils.errors import UserError
 from utils.logs import log_file
 from utils.messages import describe_run, remarks, sweep_table
-from utils.records import add_run, find_run, runs
+from utils.records import add_run, check_record, find_run, runs
 from utils.report import renew_report
 from utils.runs import RunFolder, run_path
 from utils.runtime import environment, peak_memory_mb, resolve_device
@@ -70,11 +69,7 @@ def check_run(config: ExperimentConfig) -> None:
     """Refuse keys that make no sense together, and a record that isn't one."""
     check(config)
     if config.record:
-        if config.user_embedding:
-            raise UserError(
-                f"record {config.record} is for runs on a dataset; leave it out with user_embedding"
-            )
-        runs(config.record).rows()
+        check_record(runs(config.record), config)
 
 
 def same(config: ExperimentConfig) -> str:

@@ -103,6 +103,19 @@ def attacks(folder: str | Path) -> Record:
     return Record(Path(folder) / "attacks.csv", (*which, *outcome), which)
 
 
+def check_record(record: Record, config: ExperimentConfig | AttackConfig) -> None:
+    """Refuse, before the work, a record that cannot take the config's results.
+
+    Raises:
+        UserError: it is not one, or the config is not of a run on a dataset.
+    """
+    if config.user_embedding:
+        raise UserError(
+            f"record {config.record} is for runs on a dataset; leave it out with user_embedding"
+        )
+    record.rows()
+
+
 def short(key: str) -> str:
     """A run's key as the records have it."""
     return key[:16]
