@@ -139,9 +139,9 @@ def claims_section(claims: Sequence[Claim]) -> Section:
         rows.append([claim.sentence, claim.source, claim.verdict, figures])
         colour = {HOLDS: "=", PARTLY: "~", FAILS: "x", OPEN: ""}[claim.verdict]
         verdicts.append(["", "", colour, ""])
-    summary = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
+    summary = "; ".join(f"{verdict}: {count}" for verdict, count in counts.items() if count)
     grid = Grid(["claim", "source", "verdict", "figures"], rows, verdicts)
-    return Section("Claims", [f"{len(claims)} claims of the papers: {summary}.", grid])
+    return Section("Claims", [f"{len(claims)} claims of the papers. {summary.capitalize()}.", grid])
 
 
 def deviations_page(results: Results) -> list[Section]:
