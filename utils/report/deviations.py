@@ -141,8 +141,8 @@ DEVIATIONS = (
     ),
     Deviation(
         "Retrain's interval on ML-1M",
-        "The artefact adds the MMD term on every 50th batch. With its batches of 256 that makes 386 "
-        "terms an epoch on ML-1M, with our 8192 only 13; `retrain_interval=2` makes 302.",
+        "The artefact adds the MMD term on every 50th batch. With its batches of 256 that makes "
+        "386 terms an epoch on ML-1M, with our 8192 only 13; `retrain_interval=2` makes 302.",
         "lgn",
         ("retrain",),
         (
