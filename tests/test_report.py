@@ -305,6 +305,16 @@ def test_seconds_are_those_of_the_runs_made_for_them(write):
     assert cell(found, "d2d", "seconds").verdict == "~"  # never "=": another machine
 
 
+def test_a_dataset_that_stands_in_is_named(write):
+    timed = {"dataset": "synthetic-lfm-2b", "settings": '{"epochs": 2}'}
+    written = {"regularizer": "frobenius", **timed}
+    results = write([run_row("d2d", **written), run_row("u2u", **written)])
+    found = table(results, "rc25-2")
+    assert found.settings["lfm-2b", "ncf"] == "synthetic-lfm-2b, epochs 2"
+    (faster,) = [one for one in claims(results) if one.sentence.startswith("D2D-R takes less")]
+    assert [one.where for one in faster.findings] == ["NMF on LFM-2B (synthetic-lfm-2b)"]
+
+
 # --- claims ---------------------------------------------------------------------------------
 
 

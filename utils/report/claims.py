@@ -76,7 +76,10 @@ class Block:
 
     @property
     def name(self) -> str:
-        return f"{MODELS[self.model]} on {DATASETS[self.dataset]}"
+        """Where its figures are from; a dataset that stands in is named."""
+        stand_in = self.setting.stand_in.get(self.dataset)
+        named = f" ({stand_in})" if stand_in else ""
+        return f"{MODELS[self.model]} on {DATASETS[self.dataset]}{named}"
 
     def ranking(self, method: str, metric: str) -> Measured | None:
         """A ranking metric of a method."""

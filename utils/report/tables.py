@@ -49,7 +49,8 @@ class Table:
         columns: published column -> heading.
         digits: decimals.
         cells: all of them.
-        settings: what our runs of a block have other than the defaults, (dataset, model) -> text.
+        settings: what our runs of a block have other than the defaults, and the dataset that
+            stands in, (dataset, model) -> text.
     """
 
     name: str
@@ -132,7 +133,8 @@ def compare(
         runs = {method: results.of(setting, dataset, model, method) for method in METHODS}
         if not missing and not any(map(len, runs.values())):
             continue
-        settings[dataset, model] = _settings(runs)
+        stand_in = [setting.stand_in[dataset]] if dataset in setting.stand_in else []
+        settings[dataset, model] = ", ".join(stand_in + _settings(runs))
         for column in columns:
             ours = {method: one for method in METHODS if (one := measure(runs[method], column))}
             theirs = {
@@ -150,15 +152,14 @@ def compare(
     return Table(name, title, note, columns, digits, tuple(cells), settings)
 
 
-def _settings(runs: dict[str, pd.DataFrame]) -> str:
+def _settings(runs: dict[str, pd.DataFrame]) -> list[str]:
     """What the runs have other than the defaults, where all have the same."""
     found = [one for frame in runs.values() for one in frame["settings"]]
-    common = [
+    return [
         f"{key} {value}"
         for key, value in (found or [{}])[0].items()
         if all(one.get(key) == value for one in found)
     ]
-    return ", ".join(common)
 
 
 def tables(results: Results) -> list[Table]:
