@@ -18,7 +18,8 @@ from utils.messages import describe_run, remarks, sweep_table
 from utils.records import add_run, check_record, find_run, runs
 from utils.report import renew_report
 from utils.runs import RunFolder, run_path
-from utils.runtime import environment, peak_memory_mb, resolve_device
+from utils.runtime import available_cores, environment, peak_memory_mb, resolve_device
+from utils.threads import Threads
 
 log = logging.getLogger(__name__)
 
@@ -51,11 +52,12 @@ def run(config: ExperimentConfig, asked: bool = True) -> dict[str, Any]:
             log.info("%s: %s", METHODS[config.method].title, folder.path)
             if not asked:
                 log.info("  (trained first: the method starts from it)")
-            summary = {"config": asdict(config), **task.work(folder)}
+            threads = Threads(1 if config.threads else available_cores())
+            summary = {"config": asdict(config), **task.work(folder, threads)}
             summary |= {
                 "remarks": remarks(summary),
                 "peak_memory_mb": peak_memory_mb(),
-                "environment": environment(device),
+                "environment": environment(device) | {"threads": threads.used},
                 "checksums": {**task.checksums, **folder.checksums()},
             }
             summary = folder.finish(summary)

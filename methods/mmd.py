@@ -22,6 +22,8 @@ from itertools import combinations_with_replacement
 import torch
 from torch import Tensor
 
+from utils.threads import one_thread
+
 TILE = {"cpu": 384, "cuda": 4096}
 """Users a tile. Two tiles of float32, 1.2 MB, about fill a core's level-2 cache; a GPU wants few
 kernels with much to do (64 MB a tile, not measured).
@@ -48,7 +50,9 @@ class Classes:
 
 def mean_squared_distance(x: Tensor) -> Tensor:
     """Mean of ||x_i - x_j||² over all ordered pairs i != j, from sums alone; x is (n, d)."""
-    return 2 * (x - x.mean(0)).square().sum() / (len(x) - 1)
+    squares = (x - x.mean(0)).square()
+    with one_thread():
+        return 2 * squares.sum() / (len(x) - 1)
 
 
 def mmd(theta: Tensor, labels: Tensor | Classes, tile: int | None = None) -> Tensor:
@@ -78,18 +82,19 @@ def mmd_gradient(theta: Tensor, labels: Tensor | Classes, tile: int | None = Non
     """
     layout = _Layout.of(theta, labels, tile)
     x = layout.x
-    with_ones = torch.cat([x, torch.ones_like(x[:, :1])], 1)
-    # row i: Σ_j S_ij [x_j, 1] with S = W Σ p e^p
-    sums = torch.zeros_like(with_ones)
+    with_ones = torch.cat([x, torch.ones_like(x[:, :1])], 1).T
+    # column i: Σ_j S_ij [x_j; 1] with S = W Σ p e^p. Columns, since products this way round have
+    # the same bytes whatever the number of threads; the other way round MKL may split their sums
+    sums = x.new_zeros(with_ones.shape)
     for rows, columns, weight, e in layout.kernel_tiles():
         slope = e.clone()
         for p in (2, 4, 8, 16):
             slope.add_(e.square_(), alpha=p)
-        sums[rows].addmm_(slope, with_ones[columns], alpha=weight)
+        sums[:, rows].addmm_(weight * with_ones[:, columns], slope.T)
         if rows != columns:
-            sums[columns].addmm_(slope.T, with_ones[rows], alpha=weight)
+            sums[:, columns].addmm_(weight * with_ones[:, rows], slope)
     gradient = torch.empty_like(x)
-    gradient[layout.order] = (sums[:, :-1] - sums[:, -1:] * x) * (4 / layout.scale)
+    gradient[layout.order] = (sums[:-1] - sums[-1:] * x.T).T * (4 / layout.scale)
     return gradient
 
 

@@ -29,6 +29,7 @@ from utils.metrics import evaluate
 from utils.runs import RunFolder, load_weights, save_weights
 from utils.runtime import resolve_device
 from utils.seeds import torch_generator
+from utils.threads import Threads
 from utils.trainer import TrainingSettings
 from utils.training import Trained, train
 
@@ -43,12 +44,13 @@ class Task:
     Attributes:
         groups: config keys that the result depends on.
         checksums: of the files that it depends on.
-        work: fills the run folder with all but the summary; returns the summary's results.
+        work: fills the run folder with all but the summary, with so many threads; returns the
+            summary's results.
     """
 
     groups: frozenset[Group]
     checksums: Mapping[str, str]
-    work: Callable[[RunFolder], dict[str, Any]]
+    work: Callable[[RunFolder, Threads], dict[str, Any]]
 
 
 def task_of(config: ExperimentConfig, device: torch.device, run: Run) -> Task:
@@ -92,15 +94,17 @@ def _dataset_task(config: ExperimentConfig, device: torch.device, run: Run) -> T
     if method.distinguishability and config.regularizer == "ranking":
         _check_ranking(config, dataset)
 
-    def work(folder: RunFolder) -> dict[str, Any]:
+    def work(folder: RunFolder, threads: Threads) -> dict[str, Any]:
         if method.distinguishability:
             original = run(replace(config, method="original"))
-            model, unlearned = unlearn_recommender(config, dataset, labels)
+            model, unlearned = unlearn_recommender(config, dataset, labels, threads)
             write_json_lines(folder.path / "metrics.jsonl", unlearned.history)
             outcome = unlearned.summary() | {"original": original["test"]}
         else:
-            model, trained = train_recommender(config, dataset, labels, folder)
+            model, trained = train_recommender(config, dataset, labels, folder, threads)
             outcome = trained.summary()
+            if model.training_path:
+                outcome["propagation"] = model.training_path
         save_weights(folder.weights_path(config.target_model), model.state_dict())
         save_embedding(folder.embedding_path, model.user_embedding.detach().cpu().numpy())
         return {
@@ -128,12 +132,12 @@ def _file_task(config: ExperimentConfig, device: torch.device) -> Task:
     theta_star = load_embedding(path)
     attribute = load_labels(Path(config.labels), config.attribute, len(theta_star))
 
-    def work(folder: RunFolder) -> dict[str, Any]:
+    def work(folder: RunFolder, threads: Threads) -> dict[str, Any]:
         # half precision is too coarse to add up 500 small steps in
         dtype = torch.float64 if theta_star.dtype == "float64" else torch.float32
         theta = torch.from_numpy(theta_star).to(device, dtype)
         labels = torch.from_numpy(attribute.labels).to(device)
-        unlearned = _unlearn(config, theta, labels, frobenius(theta))
+        unlearned = _unlearn(config, theta, labels, frobenius(theta), threads)
         write_json_lines(folder.path / "metrics.jsonl", unlearned.history)
         edited = unlearned.embedding.cpu().numpy().astype(theta_star.dtype)
         save_embedding(folder.embedding_path, edited)
@@ -180,7 +184,11 @@ def fresh_model(config: ExperimentConfig, dataset: Dataset) -> Recommender:
 
 
 def train_recommender(
-    config: ExperimentConfig, dataset: Dataset, labels: Tensor | None, folder: RunFolder
+    config: ExperimentConfig,
+    dataset: Dataset,
+    labels: Tensor | None,
+    folder: RunFolder,
+    threads: Threads,
 ) -> tuple[Recommender, Trained]:
     """Train from scratch, or go on from the folder's checkpoint.
 
@@ -189,8 +197,11 @@ def train_recommender(
         dataset: on the device to train on.
         labels: (n_users,) int64 on that device, for an in-training method.
         folder: the run's.
+        threads: of the steps, on a CPU.
     """
     model = fresh_model(config, dataset)
+    per_example = {"bce": 2, "bpr": 3}[config.loss]
+    model.prepare_training(per_example * config.batch_size, config.propagation_mb)
     penalty = None
     if make_penalty := METHODS[config.method].penalty:
         assert labels is not None
@@ -207,12 +218,13 @@ def train_recommender(
         config.precision,
         config.cuda_graphs,
     )
-    trained = train(model, sampler, dataset.validation, dataset.test, settings, folder, penalty)
+    ranked = dataset.validation, dataset.test
+    trained = train(model, sampler, *ranked, settings, folder, penalty, threads)
     return model, trained
 
 
 def unlearn_recommender(
-    config: ExperimentConfig, dataset: Dataset, labels: Tensor | None
+    config: ExperimentConfig, dataset: Dataset, labels: Tensor | None, threads: Threads
 ) -> tuple[Recommender, Unlearned]:
     """Load the finished original and edit its user embedding; all else stays as it is."""
     assert labels is not None
@@ -229,18 +241,23 @@ def unlearn_recommender(
     else:
         top = top_items(model, dataset.n_users, dataset.n_items, config.ranking_top)
         regularizer = ranking(model.embedding_scorer(top), config.ranking_margin)
-    unlearned = _unlearn(config, theta, labels, regularizer)
+    unlearned = _unlearn(config, theta, labels, regularizer, threads)
     with torch.no_grad():
         model.user_embedding.copy_(unlearned.embedding)
     return model, unlearned
 
 
 def _unlearn(
-    config: ExperimentConfig, theta: Tensor, labels: Tensor, regularizer: Objective
+    config: ExperimentConfig,
+    theta: Tensor,
+    labels: Tensor,
+    regularizer: Objective,
+    threads: Threads,
 ) -> Unlearned:
     distinguishability = METHODS[config.method].distinguishability
     assert distinguishability is not None
     optimizer = Optimizer(
         config.unlearn_optimizer, config.unlearn_steps, config.unlearn_lr, config.unlearn_tolerance
     )
-    return unlearn(theta, labels, distinguishability, regularizer, config.au_trade_off, optimizer)
+    alpha = config.au_trade_off
+    return unlearn(theta, labels, distinguishability, regularizer, alpha, optimizer, threads)

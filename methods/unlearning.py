@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from methods.objective import Objective
 from utils.errors import UserError
+from utils.threads import UNCHANGED, Threads
 
 REPORT_EVERY = 20
 """Steps from one evaluation of the losses to the next."""
@@ -109,21 +110,32 @@ Report = Callable[[int, Tensor], bool]
 
 
 def _adam(
-    problem: Problem, theta: Tensor, optimizer: Optimizer, report: Report, tick: Tick
+    problem: Problem,
+    theta: Tensor,
+    optimizer: Optimizer,
+    threads: Threads,
+    report: Report,
+    tick: Tick,
 ) -> None:
     """Full-batch Adam on θ in place, the published optimiser."""
     adam = torch.optim.Adam([theta], lr=optimizer.lr, fused=True)
     for step in range(1, optimizer.steps + 1):
-        # a zero gradient all along leaves a row as it is: Adam divides 0 by epsilon
-        theta.grad = problem.gradient(theta)
-        adam.step()
+        with threads.step():
+            # a zero gradient all along leaves a row as it is: Adam divides 0 by epsilon
+            theta.grad = problem.gradient(theta)
+            adam.step()
         tick(theta)
         if (step % REPORT_EVERY == 0 or step == optimizer.steps) and report(step, theta):
             return
 
 
 def _exact(
-    problem: Problem, theta: Tensor, optimizer: Optimizer, report: Report, tick: Tick
+    problem: Problem,
+    theta: Tensor,
+    optimizer: Optimizer,
+    threads: Threads,
+    report: Report,
+    tick: Tick,
 ) -> None:
     """The closed form, of an l_u that has one with the Frobenius regulariser."""
     closed_form = problem.distinguishability.minimiser
@@ -132,7 +144,7 @@ def _exact(
     report(1, theta)
 
 
-STEPPERS: dict[str, Callable[[Problem, Tensor, Optimizer, Report, Tick], None]] = {
+STEPPERS: dict[str, Callable[[Problem, Tensor, Optimizer, Threads, Report, Tick], None]] = {
     "adam": _adam,
     "exact": _exact,
 }
@@ -145,6 +157,7 @@ def unlearn(
     regularizer: Objective,
     alpha: float,
     optimizer: Optimizer,
+    threads: Threads = UNCHANGED,
 ) -> Unlearned:
     """Minimise eq. 1 from θ*; the last step is kept, as in the artefact.
 
@@ -155,6 +168,7 @@ def unlearn(
         regularizer: l_r, of all users.
         alpha: weight of l_r.
         optimizer: which, and how far.
+        threads: of the steps, on a CPU.
 
     Raises:
         UserError: a loss is not finite.
@@ -191,7 +205,7 @@ def unlearn(
     with bar, torch.no_grad():
         report(0, theta)
         start = time.perf_counter()
-        STEPPERS[optimizer.name](problem, theta, optimizer, report, tick)
+        STEPPERS[optimizer.name](problem, theta, optimizer, threads, report, tick)
         seconds = time.perf_counter() - start
     moved = (theta - theta_star).norm() / theta_star.norm()
     return Unlearned(theta, moved.item(), history, seconds)

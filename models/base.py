@@ -19,9 +19,20 @@ class Recommender(nn.Module, ABC):
 
     Attributes:
         default_embedding_size: d unless the config says otherwise.
+        training_path: which of several ways to compute a training step is taken, for a run's
+            summary; None where there is one.
     """
 
     default_embedding_size: int
+    training_path: str | None = None
+
+    def prepare_training(self, lookups: int, memory_mb: int) -> None:
+        """Make what speeds up training steps; called once, where the model will be trained.
+
+        Args:
+            lookups: users and items of a batch, repeated ones counted.
+            memory_mb: the most MiB that it may hold for that.
+        """
 
     @property
     @abstractmethod

@@ -5,12 +5,35 @@ With E⁰ = [P; Q] the user and item tables one above the other and Ã the norma
     E = 1/(L+1) Σ_l Ã^l E⁰,   l = 0 .. L,      score(u, i) = e_u . e_i .
 
 The layer-0 user table P is the user embedding that is attacked and unlearned.
+
+A training step needs some rows of E only: those of the batch's users and items. There are two
+ways to them, equal up to rounding, so that the bytes of a trained table depend on which is taken:
+
+    layers  all of E by L sparse products, then look-ups; the gradient by L more
+    rows    M = 1/(L+1) Σ_l Ã^l is made once, dense; a batch takes its rows M_b, and
+            E_b = M_b E⁰,  dE⁰ = M_bᵀ dE_b
+
+The second does some |b| n multiplications a dimension instead of 2 L nnz(Ã), at the speed of dense
+products.
 """
+
+import logging
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from models.base import EmbeddingScorer, Recommender, Scorer
+
+log = logging.getLogger(__name__)
+
+DENSE_GAIN = 4
+"""How many times as many multiplications a second a dense product does as a sparse one here, the
+gather of its rows included; measured, see `benchmarks.run --propagation`.
+"""
+
+BLOCK = 256
+"""Columns of the propagation matrix that are made at once."""
 
 
 class _Propagate(torch.autograd.Function):
@@ -41,6 +64,41 @@ def propagate(graph: Tensor, table: Tensor, layers: int) -> Tensor:
     return total / (layers + 1)
 
 
+def propagation_matrix(graph: Tensor, layers: int) -> Tensor:
+    """M = 1/(L+1) Σ_l Ã^l, (n, n) dense, symmetric up to rounding; shows its progress.
+
+    Args:
+        graph: (n, n) normalised adjacency, CSR.
+        layers: L.
+    """
+    n = len(graph)
+    matrix = torch.empty(n, n, dtype=graph.dtype, device=graph.device)
+    for start in tqdm(range(0, n, BLOCK), desc="propagation matrix", leave=False):
+        # Ã is symmetric: columns of M are its rows
+        rows = matrix[start : start + BLOCK]
+        columns = torch.zeros(n, len(rows), dtype=graph.dtype, device=graph.device)
+        columns[start : start + len(rows)].fill_diagonal_(1)
+        rows.copy_(propagate(graph, columns, layers).T)
+    return matrix
+
+
+class _PropagateRows(torch.autograd.Function):
+    """Rows M_b of the propagation matrix and the two tables -> E_b, (m, d)."""
+
+    @staticmethod
+    def forward(ctx, rows: Tensor, user_table: Tensor, item_table: Tensor) -> Tensor:
+        ctx.parts = rows.split([len(user_table), len(item_table)], dim=1)
+        user_rows, item_rows = ctx.parts
+        with torch.autocast(rows.device.type, enabled=False):  # as above
+            # transposed: so the sums are split between threads by row, whatever their number
+            return torch.addmm(user_table.T @ user_rows.T, item_table.T, item_rows.T).T.contiguous()
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        user_rows, item_rows = ctx.parts
+        return None, user_rows.T @ gradient, item_rows.T @ gradient
+
+
 class LightGCN(Recommender):
     """LightGCN with `embedding_size` dimensions and `layers` layers, no dropout.
 
@@ -50,6 +108,7 @@ class LightGCN(Recommender):
     default_embedding_size = 64
     layers = 3
     graph: Tensor
+    matrix: Tensor | None
 
     def __init__(
         self,
@@ -66,12 +125,31 @@ class LightGCN(Recommender):
             nn.init.normal_(table, std=0.1, generator=generator)
         # not saved with the weights: it belongs to the data
         self.register_buffer("graph", graph, persistent=False)
+        self.register_buffer("matrix", None, persistent=False)
+        self.training_path = "layers"
 
     @property
     def user_embedding(self) -> nn.Parameter:
         return self.user_table
 
+    def prepare_training(self, lookups: int, memory_mb: int) -> None:
+        n, nnz = len(self.graph), len(self.graph.values())
+        size_mb = n * n * self.graph.element_size() / 2**20
+        dense, sparse = min(lookups, n) * n, self.layers * nnz
+        if size_mb > memory_mb:
+            why = f"the propagation matrix has {size_mb:.0f} MiB, propagation_mb is {memory_mb}"
+        elif dense > DENSE_GAIN * sparse:
+            why = f"a batch has {lookups} of {n} nodes"
+        else:
+            log.info("  propagation by rows of a matrix of %.0f MiB", size_mb)
+            self.matrix = propagation_matrix(self.graph, self.layers)
+            self.training_path = "rows"
+            return
+        log.info("  propagation of all nodes, layer by layer: %s", why)
+
     def forward(self, users: Tensor, items: Tensor) -> Tensor:
+        if self.matrix is not None:
+            return self._logits_by_rows(self.matrix, users, items)
         user_nodes, item_nodes = self._nodes(self.user_table, self.item_table)
         # embedding(), not indexing: its backward on the CPU is a sorted sum, the same every time
         lookup = nn.functional.embedding
@@ -90,6 +168,19 @@ class LightGCN(Recommender):
             return torch.einsum("nd,nkd->nk", user_nodes, item_nodes[items])
 
         return scores
+
+    def _logits_by_rows(self, matrix: Tensor, users: Tensor, items: Tensor) -> Tensor:
+        nodes = torch.cat([users, items + len(self.user_table)])
+        if nodes.is_cuda:  # a recorded step can't have as many rows as the batch has different ones
+            rows, places = matrix.index_select(0, nodes), None
+        else:
+            different, places = torch.unique(nodes, return_inverse=True)
+            rows = matrix.index_select(0, different)
+        vectors = _PropagateRows.apply(rows, self.user_table, self.item_table)
+        if places is not None:
+            vectors = nn.functional.embedding(places, vectors)
+        of_users, of_items = vectors.chunk(2)
+        return (of_users * of_items).sum(-1)
 
     def _nodes(self, user_table: Tensor, item_table: Tensor) -> tuple[Tensor, Tensor]:
         """Propagated user and item embeddings, (n_users, d) and (n_items, d)."""

@@ -173,8 +173,13 @@ class ExperimentConfig:
     where its run folder isn't, so that a sweep can go on from that file alone. null = none."""
     cuda_graphs: str = key("on", Group.PLACE, choices=("on", "off"))
     """On a GPU a training step is recorded once and replayed as a CUDA graph, or run as it is."""
+    propagation_mb: int = key(1024, Group.PLACE, low=0)
+    """LightGCN: MiB that training may take to hold its propagation as one dense matrix, of which a
+    small batch needs a few rows (4 bytes a pair of nodes: ml-1m 341); 0 = propagate all nodes. The
+    results are equal up to rounding; the summary says which way was taken."""
     threads: int | None = key(None, Group.PLACE, low=1, high=4096)
-    """CPU threads; null = every core this process may use."""
+    """CPU threads of training and unlearning; null = one, or every core this process may use,
+    whichever is the faster at the moment."""
     busy: str = key("wait", Group.PLACE, choices=("wait", "end"))
     """What to do when another process is at work in the same run folder: wait for it, or end."""
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from utils.errors import first_line
+from utils.threads import UNCHANGED, Threads
 
 log = logging.getLogger(__name__)
 
@@ -96,8 +97,8 @@ def recorder_for(device: torch.device, lookups: int) -> Recorder | None:
 class PlainSteps:
     """Steps one by one, each on a slice of the data."""
 
-    def __init__(self, step: Step, size: int):
-        self.step, self.size = step, size
+    def __init__(self, step: Step, size: int, threads: Threads = UNCHANGED):
+        self.step, self.size, self.threads = step, size, threads
 
     def epoch(self, data: Batch, with_penalty: Callable[[int], bool], tick: Work) -> Tensor:
         """One pass over the data.
@@ -115,8 +116,10 @@ class PlainSteps:
         losses = torch.zeros(math.ceil(len(data[0]) / self.size), 2, device=data[0].device)
         batches = zip(*(part.split(self.size) for part in data), strict=True)
         for number, batch in enumerate(batches):
-            recommendation, total = self.step(cast(Batch, batch), with_penalty(number))
-            losses[number, 0], losses[number, 1] = recommendation, total
+            penalised = with_penalty(number)
+            with self.threads.step(penalised):
+                recommendation, total = self.step(cast(Batch, batch), penalised)
+                losses[number, 0], losses[number, 1] = recommendation, total
             tick()
         return losses
 

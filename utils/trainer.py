@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from utils.precision import Logits, at_precision, products
 from utils.steps import Batch, PlainSteps, ReplayedSteps, Work, recorder_for
+from utils.threads import UNCHANGED, Threads
 
 
 class Recommender(Protocol):
@@ -74,13 +75,20 @@ class Trainer:
         model: trained in place, on the device that it is on.
         penalty: a `Penalty` whose parameters are trained with the model's.
         settings: see there.
+        threads: of the steps, on a CPU.
 
     Attributes:
         trained: the model and the penalty (an empty module for none).
         optimizer: Adam over the parameters of both.
     """
 
-    def __init__(self, model: Recommender, penalty: nn.Module | None, settings: TrainingSettings):
+    def __init__(
+        self,
+        model: Recommender,
+        penalty: nn.Module | None,
+        settings: TrainingSettings,
+        threads: Threads = UNCHANGED,
+    ):
         device = model.user_embedding.device
         self.trained = nn.ModuleList([cast(nn.Module, model), penalty or nn.Module()])
         self.optimizer = torch.optim.Adam(self.trained.parameters(), lr=settings.lr, fused=True)
@@ -94,7 +102,9 @@ class Trainer:
         lookups = size * (2 if settings.loss == "bpr" else 1)
         recorder = recorder_for(device, lookups) if settings.cuda_graphs == "on" else None
         self._steps = (
-            ReplayedSteps(self._step, size, recorder) if recorder else PlainSteps(self._step, size)
+            ReplayedSteps(self._step, size, recorder)
+            if recorder
+            else PlainSteps(self._step, size, threads)
         )
 
     def epoch(self, data: Batch, tick: Work) -> tuple[list[float], list[float]]:

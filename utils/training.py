@@ -18,6 +18,7 @@ from utils.files import replace_file, write_json_lines
 from utils.metrics import Candidates, evaluate
 from utils.runs import RunFolder
 from utils.seeds import torch_generator
+from utils.threads import UNCHANGED, Threads
 from utils.trainer import Recommender, Trainer, TrainingSettings
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ def train(
     settings: TrainingSettings,
     folder: RunFolder,
     penalty: nn.Module | None = None,
+    threads: Threads = UNCHANGED,
 ) -> Trained:
     """Train `model` in place and leave the chosen epoch's weights in it.
 
@@ -85,12 +87,13 @@ def train(
         settings: see there.
         folder: gets metrics.jsonl and the checkpoint, and is resumed from.
         penalty: a `Penalty` whose parameters are trained with the model's.
+        threads: of the steps, on a CPU.
 
     Raises:
         UserError: a loss or a weight is not finite; the epoch before stays in the checkpoint.
     """
     device = model.user_embedding.device
-    trainer = Trainer(model, penalty, settings)
+    trainer = Trainer(model, penalty, settings, threads)
     trained, optimizer = trainer.trained, trainer.optimizer
     history: list[dict[str, Any]] = []
     best: dict[str, Any] = {"epoch": 0, "value": -math.inf, "state": {}}
