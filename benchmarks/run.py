@@ -36,6 +36,7 @@ from methods.objective import Objective
 from methods.regularizers import frobenius
 from methods.unlearning import REPORT_EVERY, Optimizer, unlearn
 from models.lightgcn import LightGCN
+from utils.config import ExperimentConfig
 from utils.figures import save
 from utils.messages import table
 from utils.metrics import CUTOFFS, evaluate
@@ -93,11 +94,17 @@ class Place:
 
 
 def epoch_ours(
-    place: Place, name: str, size: str, steps: int | None, cuda_graphs: str = "on"
+    place: Place,
+    name: str,
+    size: str,
+    steps: int | None,
+    cuda_graphs: str = "on",
+    propagation_mb: int = ExperimentConfig.propagation_mb,
 ) -> float:
     """Seconds of an epoch: drawing it, and all its steps or so many of them scaled to all."""
     pairs = interactions(size)
     model = model_of(name, size, pairs).to(place.device)
+    model.prepare_training(2 * BATCH, propagation_mb)
     n_users, n_items, *_ = SIZES[size]
     sampler = NegativeSampler(pairs.to(place.device), n_users, n_items, NUM_NG)
     settings = TrainingSettings(0.001, BATCH, 1, "bce", "last", 0, place.precision, cuda_graphs)
@@ -245,6 +252,11 @@ def works(quick: bool, on_gpu: bool = False) -> list[Work]:
         name, arguments = f"{work.name} (reference from lists)", (*work.with_reference, "lists")
         return work._replace(name=name, with_reference=arguments)
 
+    def against_layers(work: Work) -> Work:
+        """LightGCN by rows of the propagation matrix against all nodes, layer by layer."""
+        name = f"{work.name} (reference by layers)"
+        return Work(name, epoch_ours, work.with_ours, epoch_ours, (*work.with_ours, "on", 0))
+
     def without_graphs(work: Work) -> Work:
         return Work(f"{work.name}, cuda_graphs=off", epoch_ours, (*work.with_ours, "off"))
 
@@ -265,6 +277,7 @@ def works(quick: bool, on_gpu: bool = False) -> list[Work]:
     chosen = [
         *epochs,
         from_lists(epochs[0]),
+        against_layers(epochs[1]),
         evaluation,
         from_lists(evaluation),
         compared(unlearning("u2u", "ml-100k", ml100k, STEPS), 5),
@@ -275,6 +288,7 @@ def works(quick: bool, on_gpu: bool = False) -> list[Work]:
         epochs += large
         chosen += [
             *large,
+            against_layers(large[1]),
             compared(unlearning("u2u", "ml-1m", ml1m, STEPS), 2),
             unlearning("u2u", "20,000 users", lfm, STEPS),
             unlearning("d2d", "ml-1m", ml1m, 15),

@@ -180,6 +180,21 @@ def test_lgcn_is_another_name_of_lgn(workspace):
     assert (workspace / "exp_results/lgn/ml-100k/original/seed-0/summary.json").exists()
 
 
+def test_both_ways_to_propagate_train_the_same_model_and_the_summary_names_the_one_taken(workspace):
+    tables = []
+    for memory_mb, path in ((64, "rows"), (0, "layers")):
+        place = workspace / path
+        keys = f"propagation_mb={memory_mb}", f"results_path={place}", "batch_size=16"
+        run_main("model=lgn", "epochs=1", *keys)
+        folder = place / "lgn/ml-100k/original/seed-0"
+        summary = json.loads((folder / "summary.json").read_text())
+        assert summary["propagation"] == path
+        tables.append(np.load(folder / "weights/user_embedding.npy"))
+    # Adam makes a whole step of a gradient that is nothing but rounding, so not by element
+    difference = np.linalg.norm(tables[0] - tables[1]) / np.linalg.norm(tables[0])
+    assert 0 < difference < 1e-3, difference
+
+
 @pytest.mark.parametrize("attribute", ["age", "occupation"])
 def test_attributes_of_more_than_two_classes(workspace, attribute):
     run_main(f"attribute={attribute}", "method=d2d", "unlearn_steps=5", "epochs=2")

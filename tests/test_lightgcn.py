@@ -1,14 +1,23 @@
 """The graph and the propagation against dense oracles."""
 
+import logging
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
 
-from benchmarks import naive
+from benchmarks import naive, problems
+from benchmarks.problems import interactions
 from data.adjacency import cached_adjacency, normalised_adjacency, to_torch
-from models.lightgcn import LightGCN, _Propagate, propagate
+from data.sampling import NegativeSampler
+from methods.adv import AdversaryPenalty
+from methods.retrain import MMDPenalty
+from models import lightgcn
+from models.lightgcn import LightGCN, _Propagate, _PropagateRows, propagate, propagation_matrix
+from tests.test_steps import PENALTIES
 from utils.seeds import torch_generator
+from utils.trainer import LOSSES, Trainer, TrainingSettings
 
 N_USERS, N_ITEMS = 12, 9
 
@@ -73,6 +82,96 @@ def test_the_embedding_under_attack_is_layer_0_and_scores_go_through_the_graph()
         model.user_embedding[0] += 1
     after = model.scorer()(users, items)
     assert (after[1:] != before[1:]).any()  # neighbours of user 0's items move too
+
+
+def a_batch(count, seed=0):
+    """Users, items and labels; some come twice."""
+    generator = torch_generator(seed)
+    users = torch.randint(N_USERS, (count,), generator=generator)
+    items = torch.randint(N_ITEMS, (count,), generator=generator)
+    return users, items, torch.rand(count, generator=generator).round().double()
+
+
+def pair_of_models(dtype=torch.float64):
+    """The same model twice, trained by layers and by rows."""
+    graph = to_torch(normalised_adjacency(some_pairs(), N_USERS, N_ITEMS).astype(np.float64))
+    models = []
+    for memory_mb in (0, 1):
+        model = LightGCN(N_USERS, N_ITEMS, 5, torch_generator(0), graph).to(dtype)
+        model.prepare_training(6, memory_mb)
+        models.append(model)
+    assert [model.training_path for model in models] == ["layers", "rows"]
+    return models
+
+
+@pytest.mark.parametrize("layers", [0, 1, 3])
+def test_the_propagation_matrix_is_that_of_the_dense_propagation(monkeypatch, layers):
+    monkeypatch.setattr(lightgcn, "BLOCK", 4)  # 21 nodes: the last block is smaller
+    pairs = some_pairs()
+    graph = to_torch(normalised_adjacency(pairs, N_USERS, N_ITEMS).astype(np.float64))
+    matrix = propagation_matrix(graph, layers)
+    users, items = tables()
+    dense = naive.propagate(torch.from_numpy(pairs), users, items, layers)
+    torch.testing.assert_close(matrix @ torch.cat([users, items]), dense, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(matrix, matrix.T)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_gradients_by_rows_and_by_layers_agree_to_rounding(loss):
+    batch = a_batch(30) if loss == "bce" else (*a_batch(30)[:2], a_batch(30, seed=1)[1])
+    gradients = []
+    for model in pair_of_models():
+        LOSSES[loss](model, batch).backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-12 * gradients[0][0].abs().max())
+
+
+def test_gradcheck_of_the_rows():
+    rows = torch.rand(7, N_USERS + N_ITEMS, generator=torch_generator(0), dtype=torch.float64)
+    arguments = [table.requires_grad_() for table in tables()]
+    assert torch.autograd.gradcheck(lambda *t: _PropagateRows.apply(rows, *t), arguments)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("penalty", PENALTIES)
+def test_fifty_steps_by_rows_and_by_layers_have_the_same_losses(monkeypatch, loss, penalty):
+    """On ML-100K's size in float32: nothing but rounding comes between them."""
+    pairs = interactions("ml-100k")
+    data = NegativeSampler(pairs, 943, 1349, 4)
+    draw = data.examples if loss == "bce" else data.comparisons
+    part = tuple(column[: 50 * 256] for column in draw(torch_generator(0)))
+    labels = torch.arange(943) % 2
+    losses = []
+    for memory_mb in (0, 64):
+        model = problems.model_of("lgn", "ml-100k", pairs)
+        model.prepare_training({"bce": 2, "bpr": 3}[loss] * 256, memory_mb)
+        made = {
+            "none": lambda: None,
+            "retrain": lambda: MMDPenalty(labels, 1.0, 5),
+            "adv": lambda: AdversaryPenalty(labels, 64, 16, 0.5, torch_generator(0)),
+        }[penalty]()
+        settings = TrainingSettings(0.001, 256, 1, loss, "last", 0)
+        losses.append(torch.tensor(Trainer(model, made, settings).epoch(part, lambda: None)))
+    assert losses[0].shape == (2, 50)
+    torch.testing.assert_close(*losses, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("lookups", "memory_mb", "path", "said"),
+    [
+        (512, 64, "rows", "rows of a matrix of 20 MiB"),
+        (512, 19, "layers", "the propagation matrix has 20 MiB, propagation_mb is 19"),
+        (512, 0, "layers", "propagation_mb is 0"),
+        (2048, 64, "layers", "a batch has 2048 of 2292 nodes"),
+    ],
+)
+def test_the_path_follows_batch_and_memory_and_is_said(caplog, lookups, memory_mb, path, said):
+    model = problems.model_of("lgn", "ml-100k", interactions("ml-100k"))
+    with caplog.at_level(logging.INFO):
+        model.prepare_training(lookups, memory_mb)
+    assert model.training_path == path
+    assert said in caplog.text
+    assert "matrix" not in model.state_dict()
 
 
 def test_initialisation():
