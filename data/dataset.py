@@ -20,6 +20,7 @@ from data.layout import (
     read_genders,
     read_pairs,
     read_users,
+    stated_items,
 )
 from data.sampling import sample_negatives
 from utils.errors import UserError
@@ -128,7 +129,8 @@ def load_dataset(
     digest = hashlib.sha256(train_path.read_bytes() + test_path.read_bytes())
     train, test = read_pairs(train_path), read_candidates(test_path)
     n_users = int(max(train[:, 0].max(), test.users.max())) + 1
-    n_items = int(max(train[:, 1].max(), test.items.max())) + 1
+    # items that nobody touched stand in none of the files
+    n_items = max(int(train[:, 1].max()) + 1, int(test.items.max()) + 1, stated_items(folder))
     validation = None
     if hold_out_validation and (is_ours(folder) or (folder / VALIDATION[0]).exists()):
         validation_path = existing(folder, VALIDATION)

@@ -12,6 +12,7 @@ import torch
 
 from data.pickles import load_dict
 from utils.errors import UserError
+from utils.files import read_json_object
 from utils.metrics import Candidates
 
 META = "meta.json"
@@ -114,6 +115,13 @@ def read_users(folder: Path) -> pd.DataFrame:
     path = existing(folder, USERS)
     users = pd.read_csv(path, index_col="index", dtype=str, keep_default_na=False)
     return users.drop(columns="raw_id")
+
+
+def stated_items(folder: Path) -> int:
+    """How many items our meta.json says there are; 0 where it isn't there or doesn't."""
+    meta = read_json_object(folder / META) if is_ours(folder) else None
+    items = (meta or {}).get("items")
+    return items if isinstance(items, int) else 0
 
 
 def read_genders(folder: Path) -> pd.DataFrame:

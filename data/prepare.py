@@ -164,8 +164,10 @@ def build(
             "left after the filter; lower min_interactions"
         )
     user, kept_users = contiguous(user[rows])
-    item, kept_items = contiguous(item[rows])
-    user_ids, item_ids = user_ids[kept_users], item_ids[kept_items]
+    user_ids, item = user_ids[kept_users], item[rows]
+    if settings.catalogue == "filtered":
+        item, kept_items = contiguous(item)
+        item_ids = item_ids[kept_items]
     n_items = len(item_ids)
     if few := int((np.bincount(user) < HELD_OUT + 1).sum()):
         raise UserError(
@@ -178,16 +180,18 @@ def build(
         split = leave_any_out(user, rng)
     else:
         split = leave_one_out(user, timestamp[rows], settings.time_ties)
-    negatives = {
-        part: sample_negatives(
-            user,
-            item,
+    negatives = {}
+    for part, other in (("test", split.validation), ("validation", split.test)):
+        touched = np.ones(len(user), dtype=bool)
+        touched[other] = settings.test_negatives != "untrained"
+        negatives[part] = sample_negatives(
+            user[touched],
+            item[touched],
             n_items,
             settings.test_num_ng,
             numpy_generator(settings.split_seed, "split", part),
+            repeated=settings.test_negatives == "repeated",
         )
-        for part in ("test", "validation")
-    }
     raw_names = pd.Index([str(raw_id) for raw_id in user_ids])
     if undescribed := int((~raw_names.isin(raw.users.index)).sum()):
         log.warning("%d users are not in the users' file: attributes unknown", undescribed)

@@ -43,6 +43,8 @@ class PrepareSettings:
     time_column: str | None = "timestamp"
     held_out: str = "latest"
     time_ties: str = "last"
+    catalogue: str = "filtered"
+    test_negatives: str = "different"
 
 
 @dataclass(frozen=True)

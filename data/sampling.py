@@ -16,11 +16,16 @@ def sample_negatives(
     n_items: int,
     count: int,
     rng: np.random.Generator,
+    repeated: bool = False,
 ) -> np.ndarray:
-    """For every user, `count` different items that the user never touched, uniformly.
+    """For every user, `count` items that the user never touched, uniformly.
 
     Args:
-        user, item: (n,) all interactions, whatever part of the split they are in.
+        user, item: (n,) the interactions that count as touched.
+        n_items: size of the index space.
+        count: negatives a user.
+        rng: draws them.
+        repeated: they may be drawn more than once; else they are different.
 
     Returns:
         (n_users, count) int64.
@@ -42,7 +47,7 @@ def sample_negatives(
                 f"items: {count} negatives can't be drawn; lower test_num_ng to at most "
                 f"{len(untouched)}"
             )
-        negatives[index] = rng.choice(untouched, count, replace=False)
+        negatives[index] = rng.choice(untouched, count, replace=repeated)
     return negatives
 
 

@@ -159,6 +159,8 @@ def load_data(config: ExperimentConfig, device: torch.device) -> tuple[Dataset, 
         config.time_column,
         config.held_out,
         config.time_ties,
+        config.catalogue,
+        config.test_negatives,
     )
     hold_out_validation = config.selection == "validation"
     needed = Group.ATTRIBUTE in METHODS[config.method].groups

@@ -303,6 +303,59 @@ def test_every_interaction_lands_in_one_part_and_held_out_negatives_are_untouche
     )
 
 
+def prepared(folder, **settings):
+    build(raw_log(), PrepareSettings(4, 5, 0, **settings), folder, "tiny")
+    return load_dataset(folder, "tiny", hold_out_validation=True)
+
+
+def test_the_whole_catalogue_keeps_removed_items_as_negatives_and_their_numbers(tmp_path):
+    filtered, whole = (prepared(tmp_path / c, catalogue=c) for c in ("filtered", "whole"))
+    assert whole.n_items == 30 > filtered.n_items
+    raw_ids = pd.read_csv(tmp_path / "filtered/items.csv")["raw_id"].to_numpy()
+    pairs = [
+        np.concatenate([dataset.train.numpy(), np.stack([part.users, part.items[:, 0]], 1)])
+        for dataset in (filtered, whole)
+        for part in (dataset.test,)
+    ]
+    pairs[0][:, 1] = raw_ids[pairs[0][:, 1]]  # in the whole catalogue a number is the raw id
+    np.testing.assert_array_equal(*pairs)
+    removed = set(range(30)) - set(raw_ids.tolist())
+    for part in (whole.test, whole.validation):
+        assert removed & set(part.items[:, 1:].flatten().tolist())
+        assert not removed & set(part.items[:, 0].tolist())
+
+
+def test_items_that_no_line_names_are_counted(tmp_path):
+    """The last raw items can be filtered out and never drawn."""
+    prepared(tmp_path / "p", catalogue="whole")
+    meta = json.loads((tmp_path / "p/meta.json").read_text())
+    (tmp_path / "p/meta.json").write_text(json.dumps(meta | {"items": 50}))
+    assert load_dataset(tmp_path / "p", "tiny", hold_out_validation=True).n_items == 50
+
+
+@pytest.mark.parametrize("drawn", ["different", "repeated", "untrained"])
+def test_how_negatives_are_drawn(tmp_path, drawn):
+    raw = raw_log(n_items=14)
+    build(raw, PrepareSettings(3, 5, 0, test_negatives=drawn), tmp_path / "p", "tiny")
+    dataset = load_dataset(tmp_path / "p", "tiny", hold_out_validation=True)
+    trained = {tuple(pair) for pair in dataset.train.tolist()}
+    held_out = {
+        name: dict(zip(part.users.tolist(), part.items[:, 0].tolist(), strict=True))
+        for name, part in (("test", dataset.test), ("validation", dataset.validation))
+    }
+    found = {"repeats": False, "other part": False}
+    for name, other in (("test", "validation"), ("validation", "test")):
+        part = getattr(dataset, name)
+        for user, (positive, *negatives) in zip(
+            part.users.tolist(), part.items.tolist(), strict=True
+        ):
+            assert not trained & {(user, item) for item in negatives}
+            assert positive not in negatives
+            found["repeats"] |= len(set(negatives)) < len(negatives)
+            found["other part"] |= held_out[other][user] in negatives
+    assert found == {"repeats": drawn == "repeated", "other part": drawn == "untrained"}
+
+
 def test_nothing_left_after_the_filter_says_so_and_leaves_no_folder(tmp_path):
     with pytest.raises(UserError, match=r"tiny: no user and item with 50 .*lower min_interactions"):
         build(raw_log(), PrepareSettings(50, 10, 0), tmp_path / "p", "tiny")

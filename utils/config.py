@@ -142,6 +142,14 @@ class ExperimentConfig:
     time_ties: str = key("last", Group.DATA, choices=("last", "first"))
     """Which of a user's interactions with equal times is the more recent: the last one in the
     file, or the first one. Without times all are equal."""
+    catalogue: str = key("filtered", Group.DATA, choices=("filtered", "whole"))
+    """What negatives are drawn from: the items that the filter leaves, or all that the source's
+    interactions have, as where removed items keep their numbers."""
+    test_negatives: str = key(
+        "different", Group.DATA, choices=("different", "repeated", "untrained")
+    )
+    """How validation and test negatives are drawn: different items that the user never touched, the
+    same with repetition, or different items that the user has no training interaction with."""
     split_seed: int = key(0, Group.DATA, low=0)
     """Seed of the sampled negatives of validation and test, and of held_out "random"."""
     regularizer: str = key(

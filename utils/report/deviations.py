@@ -107,6 +107,30 @@ DEVIATIONS = (
         ),
     ),
     Deviation(
+        "Which items are negatives",
+        "Nobody says whether the items that the filter removes are gone, or can still be drawn: "
+        "where interactions are filtered and items keep their numbers, they can, untouched and "
+        "easy to rank low. `catalogue=whole` draws from all 1,682. (In which order, and how often, "
+        "users and items are filtered makes no difference here: the first pass over the items "
+        "leaves every user 19 interactions.)",
+        "ncf",
+        ("original", "d2d"),
+        (OURS, Choice("removed ones too", {"catalogue": "whole"})),
+    ),
+    Deviation(
+        "How negatives are drawn",
+        "Ours are 99 different items that the user never touched. `test_negatives=repeated` draws "
+        "with repetition, `test_negatives=untrained` spares only the user's training items and the "
+        "positive.",
+        "ncf",
+        ("original", "d2d"),
+        (
+            OURS,
+            Choice("with repetition", {"test_negatives": "repeated"}),
+            Choice("untrained", {"test_negatives": "untrained"}),
+        ),
+    ),
+    Deviation(
         "Regulariser",
         "Both papers write the Frobenius norm; the artefact runs a hinge on each user's original "
         "top 20 (`ranking`). The default of `main.py` is `frobenius`; the tables beside RC25 show "
