@@ -13,22 +13,23 @@ import numpy as np
 import torch
 
 from data.dataset import Attribute, load_attribute
-from data.external import load_labels
+from data.tables import load_embedding, load_labels
 from methods import METHODS
 from models import MODELS
-from utils.attack_protocols import Protocol, attack
-from utils.attackers import ATTACKERS
+from utils.audit.attackers import ATTACKERS
+from utils.audit.leakage import summarise
+from utils.audit.protocols import Protocol
+from utils.audit.scores import out_of_sample
 from utils.cli import Command, execute
 from utils.config import AttackConfig, ExperimentConfig, Group, identity
-from utils.embeddings import load_embedding
 from utils.errors import UserError
-from utils.files import file_checksum, read_json_object, write_json
-from utils.locks import locked
-from utils.logs import log_file
 from utils.messages import attack_remarks, command_for, describe_attack
-from utils.records import add_attack, attacks, check_record, has_attack
-from utils.report import renew_report
-from utils.runs import embedding_path, run_path
+from utils.reproduction import renew_report
+from utils.runs.files import file_checksum, read_json_object, write_json
+from utils.runs.folder import embedding_path, run_path
+from utils.runs.locks import locked
+from utils.runs.logs import log_file
+from utils.runs.records import add_attack, attacks, check_record, has_attack
 from utils.runtime import available_cores, environment
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,10 @@ def run(config: AttackConfig) -> dict[str, Any]:
             log.info("Attack (%s) on %s", config.protocol, target.title)
             jobs = config.threads or available_cores()
             labels, classes = target.attribute.labels, target.attribute.classes
-            result = attack(target.embedding, labels, config.attackers, Protocol.of(config), jobs)
+            found = out_of_sample(
+                target.embedding, labels, config.attackers, Protocol.of(config), jobs
+            )
+            result = summarise(found, labels)
             result |= {
                 "attribute": target.attribute.name,
                 "positive_class": classes[1] if len(classes) == 2 else None,
@@ -167,10 +171,15 @@ def entry(config: AttackConfig) -> str:
 
 
 def save(path: Path, config: AttackConfig, result: dict[str, Any]) -> None:
-    """Add the result to the run's attack.json, an entry an attribute and protocol."""
+    """Add the result to the run's attack.json, an entry an attribute and protocol; what other
+    attackers found in the same way on the same data stays in the entry.
+    """
     content = saved_results(path)
-    settings = identity(config, [Group.ATTACK])
-    content[entry(config)] = {"settings": settings, **result}
+    new = {"settings": identity(config, [Group.ATTACK]), **result}
+    old = content.get(entry(config), {})
+    if all(old.get(key) == new[key] for key in ("settings", "checksums", "users")):
+        new["attackers"] = old["attackers"] | new["attackers"]
+    content[entry(config)] = new
     write_json(path, content)
     log.info("  saved in %s", path)
 

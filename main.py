@@ -3,25 +3,42 @@
 python main.py [--config FILE] [key=value ...]; configs/exp_config.json says what to do.
 """
 
-import logging
 import sys
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from methods import METHODS
-from methods.stages import check, task_of
-from models import MODELS
-from utils.cli import Command, execute
-from utils.config import ExperimentConfig, identity
-from utils.logs import log_file
-from utils.messages import describe_run, remarks, sweep_table
-from utils.records import add_run, check_record, find_run, runs
-from utils.report import renew_report
-from utils.runs import RunFolder, run_path
-from utils.runtime import available_cores, environment, peak_memory_mb, resolve_device
-from utils.threads import Threads
+import numpy as np
+import torch
+from torch import Tensor
 
-log = logging.getLogger(__name__)
+from data.adjacency import cached_adjacency, to_torch
+from data.dataset import Attribute, Dataset, load_attribute, load_dataset
+from data.prepare import PrepareSettings, locked_dataset, prepared_folder
+from data.sampling import NegativeSampler
+from data.sources.formats import default_min_interactions
+from data.tables import load_embedding, load_labels, save_embedding
+from methods import METHODS
+from methods.losses.objective import Objective
+from methods.losses.regularizers import frobenius, ranking
+from methods.unlearning import Optimizer, Unlearned, unlearn
+from models import MODELS, Recommender, build_model, top_items
+from models.training.loop import train
+from models.training.step import TrainingSettings
+from utils.cli import Command, execute
+from utils.config import ExperimentConfig, Group, identity
+from utils.errors import UserError
+from utils.messages import sweep_table
+from utils.metrics import evaluate
+from utils.reproduction import renew_report
+from utils.runs.files import file_checksum, write_json_lines
+from utils.runs.folder import RunFolder, load_weights, run_path, save_weights
+from utils.runs.records import check_record, runs
+from utils.runs.session import session
+from utils.runtime import available_cores, resolve_device
+from utils.seeds import torch_generator
+from utils.threads import Threads
 
 
 def run(config: ExperimentConfig, asked: bool = True) -> dict[str, Any]:
@@ -32,44 +49,249 @@ def run(config: ExperimentConfig, asked: bool = True) -> dict[str, Any]:
         config: what to run.
         asked: False for an original that another method starts from.
     """
-    device = resolve_device(config.device)
-    task = task_of(config, device, run=lambda original: run(original, asked=False))
-    folder = RunFolder.of(config, task.groups, task.checksums)
-    record = runs(config.record) if config.record else None
-    with folder.locked(config.busy):
-        if summary := folder.finished():
-            if asked:
-                log.info("%s is done already; here is what came out.", folder.path)
-                describe_run(summary, folder.path)
-            if record:
-                add_run(record, config, task.groups, summary)
-            return summary | {"config": asdict(config), "found": True}
-        if asked and record and (summary := find_run(record, config, folder.key)):
-            log.info("%s is done already, by its row in %s.", folder.path, record.path)
-            return summary | {"found": True}
-        folder.start(config)
-        with log_file(folder.path / "train_log.log"):
-            log.info("%s: %s", METHODS[config.method].title, folder.path)
-            if not asked:
-                log.info("  (trained first: the method starts from it)")
+    method, device = METHODS[config.method], resolve_device(config.device)
+    data = load(config, device)
+    groups = method.groups - (set() if data.dataset else {Group.DATA, Group.TRAINING})
+    with session(config, groups, data.checksums, method.title, asked) as this:
+        if this.summary is None:
             threads = Threads(1 if config.threads else available_cores())
-            summary = {"config": asdict(config), **task.work(folder, threads)}
-            summary |= {
-                "remarks": remarks(summary),
-                "peak_memory_mb": peak_memory_mb(),
-                "environment": environment(device) | {"threads": threads.used},
-                "checksums": {**task.checksums, **folder.checksums()},
-            }
-            summary = folder.finish(summary)
-            describe_run(summary, folder.path, next_steps=asked)
-        if record:
-            add_run(record, config, task.groups, summary)
-    return summary
+            if not method.distinguishability:
+                model, results = train_recommender(config, data, this.folder, threads)
+            elif data.dataset:
+                original = run(replace(config, method="original"), asked=False)
+                model, results = unlearn_recommender(config, data, this.folder, threads)
+                results["original"] = original["test"]
+            else:
+                model, results = None, unlearn_table(config, data, this.folder, threads)
+            if model and data.dataset:
+                save(config, model, this.folder)
+                results["test"] = evaluate(model.scorer(), data.dataset.test)
+            results = {**data.described(), **results}
+            this.finish(config, results, data.checksums, device, threads)
+    assert this.summary is not None
+    return this.summary
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run starts from.
+
+    Attributes:
+        dataset: what to train and rank with, on the run's device; None where a table is given.
+        table: (n_users, d) of somebody else's embedding; None where a dataset is given.
+        attribute: the users' labels, if the method needs them.
+        labels: the same on the run's device.
+        checksums: of the files behind them.
+    """
+
+    dataset: Dataset | None
+    table: np.ndarray | None
+    attribute: Attribute | None
+    labels: Tensor | None
+    checksums: Mapping[str, str]
+
+    def described(self) -> dict[str, Any]:
+        """What a summary says of it."""
+        if self.table is not None:
+            sizes = {"users": len(self.table), "dimensions": self.table.shape[1]}
+        else:
+            assert self.dataset is not None
+            sizes = self.dataset.sizes()
+        counts = self.attribute.counts() if self.attribute else None
+        return {"sizes": sizes, "users_of_class": counts}
+
+
+def load(config: ExperimentConfig, device: torch.device) -> Data:
+    """Read the dataset, fetched and prepared if need be, or the embedding of a file; and the labels
+    if the method needs them.
+    """
+    if config.user_embedding:
+        assert config.labels  # checked at the door
+        path = Path(config.user_embedding)
+        table, dataset = load_embedding(path), None
+        attribute: Attribute | None = load_labels(Path(config.labels), config.attribute, len(table))
+        checksums = {"original": file_checksum(path)}
+    else:
+        table = None
+        dataset, attribute = load_prepared(config)
+        dataset = dataset.to(device)
+        checksums = {"data": dataset.checksum}
+    if not attribute:
+        return Data(dataset, table, None, None, checksums)
+    labels = torch.from_numpy(attribute.labels).to(device)
+    return Data(dataset, table, attribute, labels, checksums | {"labels": attribute.checksum})
+
+
+def load_prepared(config: ExperimentConfig) -> tuple[Dataset, Attribute | None]:
+    """Fetch and prepare the dataset if need be, then read it."""
+    settings = PrepareSettings(
+        config.min_interactions or default_min_interactions(config.dataset),
+        config.test_num_ng,
+        config.split_seed,
+        config.user_column,
+        config.item_column,
+        config.time_column,
+        config.held_out,
+        config.time_ties,
+        config.catalogue,
+        config.test_negatives,
+    )
+    hold_out_validation = config.selection == "validation"
+    groups = METHODS[config.method].groups
+    with locked_dataset(Path(config.dataset_path), config.dataset):
+        folder = prepared_folder(Path(config.dataset_path), config.dataset, settings)
+        dataset = load_dataset(folder, config.dataset, hold_out_validation, config.split_seed)
+        attribute = load_attribute(folder, config.attribute) if Group.ATTRIBUTE in groups else None
+    ranks = Group.POST_TRAINING in groups and config.regularizer == "ranking"
+    if ranks and config.ranking_top > dataset.n_items:
+        raise UserError(
+            f"ranking_top {config.ranking_top} is more than the {dataset.n_items} items of "
+            f"{config.dataset}; lower it"
+        )
+    return dataset, attribute
+
+
+def fresh_model(config: ExperimentConfig, dataset: Dataset) -> Recommender:
+    """The recommender before training; the same on every device."""
+
+    def graph() -> Tensor:
+        sizes = (dataset.n_users, dataset.n_items)
+        with locked_dataset(Path(config.dataset_path), config.dataset):
+            pairs = dataset.train.cpu().numpy()
+            return to_torch(cached_adjacency(dataset.graph_path, pairs, *sizes))
+
+    generator = torch_generator(config.seed, "init", config.model)
+    sizes = (dataset.n_users, dataset.n_items, config.embedding_size)
+    return build_model(config.model, *sizes, generator, graph).to(dataset.train.device)
+
+
+def train_recommender(
+    config: ExperimentConfig, data: Data, folder: RunFolder, threads: Threads
+) -> tuple[Recommender, dict[str, Any]]:
+    """Train from scratch, or go on from the folder's checkpoint; an in-training method adds its
+    penalty. Returns the model and what the summary records.
+    """
+    dataset = data.dataset
+    assert dataset is not None
+    model = fresh_model(config, dataset)
+    per_example = {"bce": 2, "bpr": 3}[config.loss]
+    model.prepare_training(per_example * config.batch_size, config.propagation_mb)
+    penalty = None
+    if make_penalty := METHODS[config.method].penalty:
+        assert data.labels is not None
+        generator = torch_generator(config.seed, "init", config.method)
+        penalty = make_penalty(config, data.labels, model.user_embedding.shape[1], generator)
+    sampler = NegativeSampler(dataset.train, dataset.n_users, dataset.n_items, config.num_ng)
+    settings = TrainingSettings(
+        config.lr,
+        config.batch_size,
+        config.epochs,
+        config.loss,
+        config.selection,
+        config.seed,
+        config.precision,
+        config.cuda_graphs,
+    )
+    ranked = dataset.validation, dataset.test
+    trained = train(model, sampler, *ranked, settings, folder, penalty, threads)
+    path = {"propagation": model.training_path} if model.training_path else {}
+    return model, trained.summary() | path
+
+
+def unlearn_recommender(
+    config: ExperimentConfig, data: Data, folder: RunFolder, threads: Threads
+) -> tuple[Recommender, dict[str, Any]]:
+    """Load the finished original and edit its user embedding; all else stays as it is. Returns the
+    model and what the summary records.
+    """
+    dataset = data.dataset
+    assert dataset is not None
+    original = RunFolder.of(
+        replace(config, method="original"),
+        METHODS["original"].groups,
+        {"data": dataset.checksum},
+    )
+    model = fresh_model(config, dataset)
+    load_weights(original.weights_path(config.target_model), model)
+    theta = model.user_embedding.detach().clone()
+    if config.regularizer == "frobenius":
+        regularizer = frobenius(theta)
+    else:
+        top = top_items(model, dataset.n_users, dataset.n_items, config.ranking_top)
+        regularizer = ranking(model.embedding_scorer(top), config.ranking_margin)
+    unlearned = edit(config, theta, data, regularizer, folder, threads)
+    with torch.no_grad():
+        model.user_embedding.copy_(unlearned.embedding)
+    return model, unlearned.summary()
+
+
+def unlearn_table(
+    config: ExperimentConfig, data: Data, folder: RunFolder, threads: Threads
+) -> dict[str, Any]:
+    """Edit somebody else's embedding and save it; returns what the summary records."""
+    table = data.table
+    assert table is not None
+    # half precision is too coarse to add up 500 small steps in
+    dtype = torch.float64 if table.dtype == "float64" else torch.float32
+    theta = torch.from_numpy(table).to(resolve_device(config.device), dtype)
+    unlearned = edit(config, theta, data, frobenius(theta), folder, threads)
+    save_embedding(folder.embedding_path, unlearned.embedding.cpu().numpy().astype(table.dtype))
+    return unlearned.summary()
+
+
+def edit(
+    config: ExperimentConfig,
+    theta: Tensor,
+    data: Data,
+    regularizer: Objective,
+    folder: RunFolder,
+    threads: Threads,
+) -> Unlearned:
+    """Eq. 1 with the method's distinguishability; leaves metrics.jsonl."""
+    distinguishability = METHODS[config.method].distinguishability
+    assert distinguishability is not None and data.labels is not None
+    optimizer = Optimizer(
+        config.unlearn_optimizer, config.unlearn_steps, config.unlearn_lr, config.unlearn_tolerance
+    )
+    alpha = config.au_trade_off
+    unlearned = unlearn(
+        theta, data.labels, distinguishability, regularizer, alpha, optimizer, threads
+    )
+    write_json_lines(folder.path / "metrics.jsonl", unlearned.history)
+    return unlearned
+
+
+def save(config: ExperimentConfig, model: Recommender, folder: RunFolder) -> None:
+    """The weights, and the user embedding by itself."""
+    save_weights(folder.weights_path(config.target_model), model.state_dict())
+    save_embedding(folder.embedding_path, model.user_embedding.detach().cpu().numpy())
 
 
 def check_run(config: ExperimentConfig) -> None:
-    """Refuse keys that make no sense together, and a record that isn't one."""
-    check(config)
+    """Refuse keys that make no sense together, and a record that isn't one.
+
+    Raises:
+        UserError: says which, and what to do.
+    """
+    resolve_device(config.device)
+    path = config.user_embedding
+    if config.target_model == "user_embedding.npy":
+        raise UserError("target_model can't be \"user_embedding.npy\", the embedding's own name")
+    if config.labels and not path:
+        raise UserError(f"labels {config.labels} belongs to user_embedding=FILE, which is missing")
+    edits = METHODS[config.method].distinguishability
+    if path and not (edits and config.regularizer == "frobenius" and config.labels):
+        able = ", ".join(name for name in METHODS if METHODS[name].distinguishability)
+        raise UserError(
+            f"user_embedding {path} needs labels=FILE, a method that edits a finished embedding "
+            f'({able}) and regularizer "frobenius": there is no model to train or to rank with'
+        )
+    has_closed_form = config.method == "u2u" and config.regularizer == "frobenius"
+    if edits and config.unlearn_optimizer == "exact" and not has_closed_form:
+        raise UserError(
+            f'method "{config.method}" with regularizer "{config.regularizer}" has no closed form, '
+            'only "u2u" with "frobenius"; take unlearn_optimizer "adam"'
+        )
     if config.record:
         check_record(runs(config.record), config)
 

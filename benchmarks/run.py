@@ -32,10 +32,11 @@ from benchmarks import naive
 from benchmarks.problems import SIZES, candidates_of, interactions, model_of, users
 from data.sampling import NegativeSampler
 from methods import d2d, u2u
-from methods.objective import Objective
-from methods.regularizers import frobenius
+from methods.losses.objective import Objective
+from methods.losses.regularizers import frobenius
 from methods.unlearning import REPORT_EVERY, Optimizer, unlearn
 from models.lightgcn import LightGCN
+from models.training.step import Trainer, TrainingSettings
 from utils.config import ExperimentConfig
 from utils.figures import save
 from utils.messages import table
@@ -48,7 +49,6 @@ from utils.runtime import (
     set_threads,
 )
 from utils.seeds import torch_generator
-from utils.trainer import Trainer, TrainingSettings
 
 BATCH, NUM_NG, STEPS = 256, 4, 500
 

@@ -17,13 +17,13 @@ import torch
 from benchmarks.problems import SIZES, interactions, model_of, users
 from data.sampling import NegativeSampler
 from methods import d2d
-from methods.regularizers import frobenius
+from methods.losses.regularizers import frobenius
 from methods.unlearning import Problem
+from models.training.step import Trainer, TrainingSettings
 from utils.messages import table
 from utils.runtime import available_cores, environment, keep_freed_memory
 from utils.seeds import torch_generator
 from utils.threads import Threads
-from utils.trainer import Trainer, TrainingSettings
 
 BATCH = 256
 

@@ -16,7 +16,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from utils.files import replace_file
+from utils.runs.files import replace_file
 
 log = logging.getLogger(__name__)
 

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from data.pickles import load_dict
+from data.sources.pickles import load_dict
 from utils.errors import UserError
-from utils.files import read_json_object
 from utils.metrics import Candidates
+from utils.runs.files import read_json_object
 
 META = "meta.json"
 TRAIN = ("train_interactions.csv", "train_ratings.csv", "train_ratings", "train_interactions")

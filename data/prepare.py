@@ -25,13 +25,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from data.fetch import ARCHIVES, Source, find_source, raw_source
 from data.layout import META, is_ours
-from data.readers import PrepareSettings, RawData, latest, oldest_first
 from data.sampling import sample_negatives
+from data.sources.fetch import ARCHIVES, Source, find_source, raw_source
+from data.sources.readers import PrepareSettings, RawData, latest, oldest_first
 from utils.errors import UserError
-from utils.files import file_checksum, free_name, named, read_json_object, write_json
-from utils.locks import locked
+from utils.runs.files import file_checksum, free_name, named, read_json_object, write_json
+from utils.runs.locks import locked
 from utils.seeds import numpy_generator
 
 log = logging.getLogger(__name__)

@@ -24,8 +24,8 @@ from tqdm import tqdm
 
 from utils.config import NAME
 from utils.errors import UserError
-from utils.files import write_json
-from utils.logs import console
+from utils.runs.files import write_json
+from utils.runs.logs import console
 from utils.seeds import numpy_generator
 
 log = logging.getLogger(__name__)

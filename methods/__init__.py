@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from methods import d2d, u2u
 from methods.adv import AdversaryPenalty
-from methods.objective import Objective
+from methods.losses.objective import Objective
 from methods.retrain import MMDPenalty
 from utils.config import ExperimentConfig, Group
 

@@ -2,14 +2,14 @@
 
     l_D(θ) = MMD(S_1, S_2)
 
-with the artefact's five radial kernels, whose width follows θ; `methods.mmd` holds the
+with the artefact's five radial kernels, whose width follows θ; `methods.losses.mmd` holds the
 mathematics and what is done for more than two classes.
 """
 
 from torch import Tensor
 
-from methods.mmd import Classes, mmd, mmd_gradient
-from methods.objective import Objective
+from methods.losses.mmd import Classes, mmd, mmd_gradient
+from methods.losses.objective import Objective
 
 
 def distinguishability(labels: Tensor) -> Objective:

@@ -8,7 +8,7 @@ The MMD is that of all users; as in the artefact it is added on every 50th batch
 import torch
 from torch import Tensor, nn
 
-from methods.mmd import Classes, mmd, mmd_gradient
+from methods.losses.mmd import Classes, mmd, mmd_gradient
 
 
 class _MMD(torch.autograd.Function):

@@ -13,7 +13,7 @@ O(NK) time and memory for any number of classes.
 import torch
 from torch import Tensor
 
-from methods.objective import Objective
+from methods.losses.objective import Objective
 
 
 def distinguishability(labels: Tensor) -> Objective:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from methods.objective import Objective
+from methods.losses.objective import Objective
 from utils.errors import UserError
 from utils.threads import UNCHANGED, Threads
 

@@ -2,15 +2,24 @@
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
-from utils.attack_protocols import Protocol, attack, balanced_users, rounds
-from utils.attackers import ATTACKERS
+from utils.audit import attackers
+from utils.audit.attackers import ATTACKERS
+from utils.audit.leakage import summarise
+from utils.audit.protocols import Protocol, balanced_users, rounds
+from utils.audit.scores import out_of_sample
+from utils.audit.statistics import auc_standard_error
 from utils.errors import UserError
 
 
 def protocol(name="shadow", **changes):
     settings = dict(shadow_ratio=0.2, draws=3, folds=4, repeats=2, seed=0)
     return Protocol(name, **(settings | changes))
+
+
+def attack(embedding, labels, names, protocol, jobs=1):
+    return summarise(out_of_sample(embedding, labels, names, protocol, jobs), labels)
 
 
 def planted(strength, n=240, classes=2, seed=0):
@@ -86,11 +95,31 @@ def test_the_number_of_processes_changes_nothing():
 
 
 def test_an_mlp_that_does_not_converge_is_counted_not_shouted(monkeypatch):
-    monkeypatch.setitem(
-        __import__("utils.attackers").attackers.MLP_SETTINGS, "shadow", dict(max_iter=2)
-    )
+    monkeypatch.setitem(attackers.MLP_SETTINGS, "shadow", dict(max_iter=2))
     result = attack(*planted(1.0), ["mlp"], protocol(), jobs=1)
     assert result["attackers"]["mlp"]["unconverged"] == 3
+
+
+def test_scores_are_of_the_test_users_alone_and_the_metrics_are_theirs():
+    embedding, labels = planted(1.0)
+    (found,) = out_of_sample(embedding, labels, ["xgb"], protocol(draws=1)).values()
+    (one,) = found
+    assert one.scores.shape == (len(one.split.test), 2)
+    np.testing.assert_allclose(one.scores.sum(1), 1, rtol=1e-6)
+    np.testing.assert_array_equal(one.predicted, one.scores.argmax(1))
+    truth = labels[one.split.test]
+    positive, negative = one.scores[truth == 1, 1], one.scores[truth == 0, 1]
+    above = (positive[:, None] > negative).mean() + (positive[:, None] == negative).mean() / 2
+    result = summarise({"xgb": found}, labels)["attackers"]["xgb"]
+    assert result["auc"]["mean"] == pytest.approx(above)
+    assert result["accuracy"]["mean"] == np.mean(one.predicted == truth)
+
+
+def test_the_standard_error_of_an_auc_is_that_of_repeated_draws():
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], [100, 80])
+    aucs = [roc_auc_score(labels, rng.normal(size=180) + labels) for _ in range(1500)]
+    assert auc_standard_error(np.mean(aucs), 80, 100) == pytest.approx(np.std(aucs), rel=0.1)
 
 
 def test_too_few_users_of_a_class():

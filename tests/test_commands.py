@@ -14,10 +14,11 @@ import pytest
 import attack
 import main
 from data.dataset import load_attribute
-from methods import METHODS, d2d, mmd
+from data.tables import load_embedding
+from methods import METHODS, d2d
+from methods.losses import mmd
 from models import MODELS
 from tests.conftest import write_ml100k
-from utils.embeddings import load_embedding
 
 PROJECT = Path(__file__).resolve().parents[1]
 QUICK = ["epochs=12", "batch_size=128", "lr=0.01", "embedding_size=8", "threads=1"]

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from data.dataset import load_attribute, load_dataset
-from data.pickles import ADMITTED, load_dict
 from data.prepare import prepared_folder
-from data.readers import PrepareSettings
+from data.sources.pickles import ADMITTED, load_dict
+from data.sources.readers import PrepareSettings
 from tests.conftest import write_ml100k
 from utils.errors import UserError
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import lfm2b
-from data.formats import FORMATS, default_min_interactions
 from data.prepare import k_core
-from data.readers import PrepareSettings, RawData, latest
+from data.sources import lfm2b
+from data.sources.formats import FORMATS, default_min_interactions
+from data.sources.readers import PrepareSettings, RawData, latest
 from utils.errors import UserError
 
 USERS = """user_id\tcountry\tage\tgender\tcreation_time

@@ -20,8 +20,8 @@ from data.prepare import (
     leave_one_out,
     prepared_folder,
 )
-from data.readers import PrepareSettings, RawData, latest
 from data.sampling import NegativeSampler, sample_negatives
+from data.sources.readers import PrepareSettings, RawData, latest
 from tests.conftest import write_ml100k
 from utils.errors import UserError
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from data.formats import FORMATS
-from data.readers import PrepareSettings, RawData, age_bracket
+from data.sources.formats import FORMATS
+from data.sources.readers import PrepareSettings, RawData, age_bracket
 from utils.errors import UserError
 
 SETTINGS = PrepareSettings(5, 99, 0)

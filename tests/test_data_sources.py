@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from data import fetch
 from data.prepare import prepared_folder
-from data.readers import PrepareSettings
+from data.sources import fetch
+from data.sources.readers import PrepareSettings
 from tests.conftest import write_ml100k
 from utils.errors import UserError
 

@@ -8,9 +8,9 @@ import pytest
 
 from data import synthetic
 from data.dataset import load_attribute, load_dataset
-from data.formats import default_min_interactions
 from data.prepare import prepared_folder
-from data.readers import PrepareSettings
+from data.sources.formats import default_min_interactions
+from data.sources.readers import PrepareSettings
 from data.synthetic import Recipe, draw_pairs, draw_women
 
 SMALL = {"users": 120, "women": 40, "items": 200, "interactions": 4500}

@@ -11,7 +11,9 @@ from PIL import Image
 
 import main
 from utils import figures
-from utils.attack_protocols import Protocol, balanced_users, out_of_fold_predictions
+from utils.audit.leakage import predictions
+from utils.audit.protocols import Protocol, balanced_users
+from utils.audit.scores import out_of_sample
 from utils.config import AttackConfig
 from utils.figures import TradeOffPoint
 
@@ -111,10 +113,8 @@ def test_tsne_panels_show_truth_and_predictions(planted: np.ndarray, labels: np.
     guess[shown] = 1
     right = np.full(len(labels), -1)
     right[shown] = labels[shown]
-    predictions = {"Original": {"MLP": guess, "XGB": right}}
-    axes = figures.prediction_tsne(
-        {"Original": planted}, predictions, labels, CLASSES, seed=0
-    ).get_axes()
+    said = {"Original": {"MLP": guess, "XGB": right}}
+    axes = figures.prediction_tsne({"Original": planted}, said, labels, CLASSES, seed=0).get_axes()
     assert [panel.get_xlabel() for panel in axes] == ["", "50% right", "100% right"]
     colors = [panel.collections[0].get_facecolors() for panel in axes]
     assert [len(of_panel) for of_panel in colors] == [40, 40, 40]
@@ -125,14 +125,19 @@ def test_predictions_are_made_for_every_balanced_user_by_others(
     planted: np.ndarray, labels: np.ndarray
 ):
     protocol = Protocol.of(AttackConfig(protocol="cv", repeats=1))
-    predicted = out_of_fold_predictions(planted, labels, "svm", protocol)
+
+    def say(embedding, attacker):
+        found = out_of_sample(embedding, labels, [attacker], protocol)
+        return predictions(found[attacker], len(labels))
+
+    predicted = say(planted, "svm")
     known = predicted >= 0
     assert np.bincount(labels[known]).tolist() == [20, 20]
     assert np.mean(predicted[known] == labels[known]) > 0.85
     # a user's number gives the label away only to who was trained on that very user
     rng = np.random.default_rng(0)
     private = rng.normal(size=(len(labels), 6))
-    guessed = out_of_fold_predictions(private, labels, "xgb", protocol)
+    guessed = say(private, "xgb")
     assert np.mean(guessed[known] == labels[known]) < 0.75
 
 

@@ -5,7 +5,7 @@ import torch
 
 from benchmarks import naive
 from methods.adv import AdversaryPenalty, reverse_gradient
-from methods.mmd import mmd
+from methods.losses.mmd import mmd
 from methods.retrain import MMDPenalty
 from utils.seeds import torch_generator
 

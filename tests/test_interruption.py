@@ -15,9 +15,9 @@ import torch
 
 import attack
 import main
+from models.training.step import Trainer
 from utils.config import ExperimentConfig, Group
-from utils.runs import RunFolder
-from utils.trainer import Trainer
+from utils.runs.folder import RunFolder
 
 PROJECT = Path(__file__).resolve().parents[1]
 TINY = ["epochs=4", "batch_size=512", "lr=0.01", "embedding_size=4", "num_ng=1", "threads=1"]
@@ -188,7 +188,7 @@ def test_ctrl_c_in_an_attack(workspace, monkeypatch, capsys):
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(attack, "attack", interrupted)
+    monkeypatch.setattr(attack, "out_of_sample", interrupted)
     assert attack.main(["shadow_ratio=0.5"]) == 130
     error = capsys.readouterr().err.splitlines()[-1]
     assert error == (
@@ -204,6 +204,20 @@ def test_a_damaged_summary_is_no_summary_and_the_run_is_kept(workspace, content)
     assert main.main([*TINY, "epochs=1"]) == 0
     assert json.loads((folder / "seed-0/summary.json").read_text())["epochs"] == 1
     assert (folder / "seed-0.1/summary.json").read_text() == content
+
+
+def test_an_attack_with_another_attacker_leaves_what_the_first_one_found(workspace):
+    assert main.main([*TINY, "epochs=1"]) == 0
+    path = workspace / "exp_results/ncf/ml-100k/original/seed-0/attack.json"
+    arguments = ["shadow_ratio=0.5", "draws=2", "threads=1"]
+    assert attack.main([*arguments, "attackers=mlp-scaled"]) == 0
+    first = json.loads(path.read_text())["gender/shadow"]["attackers"]
+    assert attack.main([*arguments, "attackers=svm"]) == 0
+    both = json.loads(path.read_text())["gender/shadow"]["attackers"]
+    assert both.keys() == {"mlp-scaled", "svm"}
+    assert both["mlp-scaled"] == first["mlp-scaled"]
+    assert attack.main(["shadow_ratio=0.5", "draws=3", "threads=1", "attackers=svm"]) == 0
+    assert json.loads(path.read_text())["gender/shadow"]["attackers"].keys() == {"svm"}
 
 
 def test_a_damaged_attack_json_is_said_and_kept(workspace, capsys):

@@ -15,9 +15,9 @@ from methods.adv import AdversaryPenalty
 from methods.retrain import MMDPenalty
 from models import lightgcn
 from models.lightgcn import LightGCN, _Propagate, _PropagateRows, propagate, propagation_matrix
+from models.training.step import LOSSES, Trainer, TrainingSettings
 from tests.test_steps import PENALTIES
 from utils.seeds import torch_generator
-from utils.trainer import LOSSES, Trainer, TrainingSettings
 
 N_USERS, N_ITEMS = 12, 9
 

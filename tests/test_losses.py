@@ -5,8 +5,8 @@ import torch
 
 from benchmarks import naive
 from methods import d2d, u2u
-from methods.mmd import mmd, mmd_gradient
-from methods.regularizers import frobenius, ranking
+from methods.losses.mmd import mmd, mmd_gradient
+from methods.losses.regularizers import frobenius, ranking
 from methods.unlearning import Optimizer, unlearn
 
 

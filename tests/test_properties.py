@@ -19,20 +19,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score, top_k_accuracy_score
 
-from data.external import load_labels
 from data.layout import read_candidates, read_pairs
-from data.lfm2b import read_lfm2b
-from data.movielens import read_ml1m, read_ml100k
-from data.own import read_csv, read_recbole
-from data.pickles import load_dict
 from data.prepare import leave_any_out, leave_one_out
-from data.readers import PrepareSettings, read_named, read_table
+from data.sources.lfm2b import read_lfm2b
+from data.sources.movielens import read_ml1m, read_ml100k
+from data.sources.own import read_csv, read_recbole
+from data.sources.pickles import load_dict
+from data.sources.readers import PrepareSettings, read_named, read_table
+from data.tables import load_embedding, load_labels
 from methods import d2d, u2u
 from utils.config import AttackConfig, ExperimentConfig, load_configs
-from utils.embeddings import load_embedding
 from utils.errors import UserError
 from utils.metrics import hit_and_ndcg
-from utils.runs import load_weights
+from utils.runs.folder import load_weights
 
 QUICK = settings(
     max_examples=60,

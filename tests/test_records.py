@@ -11,9 +11,9 @@ import pytest
 import attack
 import main
 from tests.conftest import write_ml100k
-from utils import records
 from utils.cli import _Pace
 from utils.config import AttackConfig, ExperimentConfig, Group
+from utils.runs import records
 
 QUICK = ["epochs=2", "batch_size=512", "embedding_size=4", "unlearn_steps=5", "threads=1"]
 METHODS = 'method=["original","u2u","retrain"]'

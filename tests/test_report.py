@@ -13,9 +13,8 @@ from sklearn.metrics import roc_auc_score
 import attack
 import main
 from methods import METHODS
-from utils import records
-from utils.report.__main__ import main as report_command
-from utils.report.cells import (
+from utils.reproduction.__main__ import main as report_command
+from utils.reproduction.cells import (
     Measured,
     auc_error,
     measured,
@@ -24,14 +23,15 @@ from utils.report.cells import (
     share_error,
     verdicts,
 )
-from utils.report.claims import FAILS, HOLDS, OPEN, PARTLY, Claim, Finding, claims
-from utils.report.deviations import DEVIATIONS, worth
-from utils.report.pages import Grid, Section, html_page, markdown, spread
-from utils.report.results import METHODS as TITLES
-from utils.report.results import MM23, RC25, RC25_FROBENIUS, Results, published
-from utils.report.tables import tables
-from utils.report.trade_off import trade_off
-from utils.report.write import write_report
+from utils.reproduction.claims import FAILS, HOLDS, OPEN, PARTLY, Claim, Finding, claims
+from utils.reproduction.deviations import DEVIATIONS, worth
+from utils.reproduction.pages import Grid, Section, html_page, markdown, spread
+from utils.reproduction.results import METHODS as TITLES
+from utils.reproduction.results import MM23, RC25, RC25_FROBENIUS, Results, published
+from utils.reproduction.tables import tables
+from utils.reproduction.trade_off import trade_off
+from utils.reproduction.write import write_report
+from utils.runs import records
 
 PROJECT = Path(__file__).resolve().parents[1]
 

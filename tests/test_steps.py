@@ -11,14 +11,14 @@ from data.sampling import NegativeSampler
 from methods.adv import AdversaryPenalty
 from methods.retrain import MMDPenalty
 from models import MODELS
+from models.training import step as trainer
+from models.training.graphs import WARM_UP, PlainSteps, ReplayedSteps, recorder_for
+from models.training.loop import train
+from models.training.step import LOSSES, Trainer, TrainingSettings
 from tests.tape import NothingRead, TapeRecorder
 from tests.test_training import N_ITEMS, N_USERS, checkerboard, model_of
-from utils import trainer
-from utils.runs import RunFolder
+from utils.runs.folder import RunFolder
 from utils.seeds import torch_generator
-from utils.steps import WARM_UP, PlainSteps, ReplayedSteps, recorder_for
-from utils.trainer import LOSSES, Trainer, TrainingSettings
-from utils.training import train
 
 SETTINGS = TrainingSettings(0.01, 64, 6, "bce", "last", 0)
 LABELS = torch.arange(N_USERS) % 2

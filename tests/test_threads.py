@@ -11,14 +11,14 @@ from benchmarks.problems import interactions, users
 from data.sampling import NegativeSampler
 from methods import METHODS
 from methods.adv import AdversaryPenalty
-from methods.regularizers import frobenius, ranking
+from methods.losses.regularizers import frobenius, ranking
 from methods.retrain import MMDPenalty
 from methods.unlearning import Optimizer, unlearn
 from models import MODELS, top_items
+from models.training.step import Trainer, TrainingSettings
 from tests.test_training import N_ITEMS, N_USERS, model_of
 from utils.seeds import torch_generator
 from utils.threads import UNCHANGED, Threads, one_thread
-from utils.trainer import Trainer, TrainingSettings
 
 
 class Machine:

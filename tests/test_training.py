@@ -8,12 +8,12 @@ import torch
 from data.adjacency import normalised_adjacency, to_torch
 from data.sampling import NegativeSampler
 from models import MODELS, build_model, top_items
+from models.training.loop import train
+from models.training.step import LOSSES, TrainingSettings
 from utils.errors import UserError
 from utils.metrics import Candidates, evaluate
-from utils.runs import RunFolder
+from utils.runs.folder import RunFolder
 from utils.seeds import derive, torch_generator
-from utils.trainer import LOSSES, TrainingSettings
-from utils.training import train
 
 N_USERS, N_ITEMS = 20, 40
 

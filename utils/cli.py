@@ -14,8 +14,8 @@ from typing import Any, NoReturn
 
 from utils.config import AttackConfig, Choices, ExperimentConfig, describe, load_configs
 from utils.errors import UserError, in_one_line
-from utils.logs import console
 from utils.messages import sweep_point
+from utils.runs.logs import console
 from utils.runtime import keep_freed_memory, set_threads
 
 log = logging.getLogger(__name__)

@@ -23,8 +23,8 @@ from PIL import Image
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
-from utils.attack_protocols import balanced_users
-from utils.files import replace_file
+from utils.audit.protocols import balanced_users
+from utils.runs.files import replace_file
 
 ORANGE, BLUE, GREEN, PINK, AMBER, SKY, BLACK = (
     "#D55E00",

@@ -2,13 +2,15 @@
 
 import dataclasses
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from utils.audit.statistics import auc_standard_error
 from utils.config import AttackConfig, Config, ExperimentConfig
 from utils.metrics import CUTOFFS
-from utils.runs import embedding_path
+from utils.runs.folder import embedding_path
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +77,7 @@ def remarks(summary: dict[str, Any]) -> list[str]:
 
 
 def attack_remarks(result: dict[str, Any], original: dict[str, Any] | None) -> list[str]:
-    """Attackers that find more than in the original.
+    """Attackers that find more than in the original, by more than two standard errors.
 
     Args:
         result: what the attack found.
@@ -83,16 +85,19 @@ def attack_remarks(result: dict[str, Any], original: dict[str, Any] | None) -> l
     """
     if original is None:
         return []
-    pairs = {
-        name: (scores["leakage"], original["attackers"][name]["leakage"])
-        for name, scores in result["attackers"].items()
-        if name in original["attackers"]
-    }
-    return [
-        f"{name} finds more than in the original: leakage {now:.4f}, there {before:.4f}"
-        for name, (now, before) in pairs.items()
-        if now > before
-    ]
+    said = []
+    for name, scores in result["attackers"].items():
+        if name not in original["attackers"]:
+            continue
+        now, before = scores["leakage"], original["attackers"][name]["leakage"]
+        users = result["users"]["balanced"] // 2, result["users"]["balanced"] // 2
+        error = math.hypot(*(auc_standard_error(0.5 + leak, *users) for leak in (now, before)))
+        if now - before > 2 * error:
+            said.append(
+                f"{name} finds more than in the original: leakage {now:.4f}, there {before:.4f} "
+                f"(standard error of the difference at most {error:.4f})"
+            )
+    return said
 
 
 def _next_steps(config: dict[str, Any], folder: Path) -> list[str]:

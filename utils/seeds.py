@@ -16,6 +16,11 @@ def derive(seed: int, *names: str | int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
+def seed32(seed: int, *names: str | int) -> int:
+    """The same in 31 bits, for scikit-learn and XGBoost."""
+    return derive(seed, *names) % 2**31
+
+
 def torch_generator(
     seed: int, *names: str | int, device: torch.device | str = "cpu"
 ) -> torch.Generator:

@@ -1,17 +1,17 @@
-"""The command: python -m utils.report [FOLDER]."""
+"""The command: python -m utils.reproduction [FOLDER]."""
 
 import argparse
 import sys
 from pathlib import Path
 
 from utils.errors import UserError
-from utils.report.write import write_report
+from utils.reproduction.write import write_report
 
 
 def main(argv: list[str] | None = None) -> int:
     """Write the report; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m utils.report",
+        prog="python -m utils.reproduction",
         description="Write reproduction.md, .html and .csv and deviations.md from runs.csv and "
         "attacks.csv, which sweeps with a record leave in the folder.",
     )

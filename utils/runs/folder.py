@@ -25,8 +25,8 @@ import torch
 
 from utils.config import AttackConfig, ExperimentConfig, Group, identity
 from utils.errors import UserError, first_line
-from utils.files import file_checksum, free_name, read_json_object, replace_file, write_json
-from utils.locks import locked
+from utils.runs.files import file_checksum, free_name, read_json_object, replace_file, write_json
+from utils.runs.locks import locked
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ class RunFolder:
         return cls(run_path(config, groups), key)
 
     def locked(self, busy: str) -> AbstractContextManager[None]:
-        """Keep other processes out of the folder; see utils.locks."""
+        """Keep other processes out of the folder; see utils.runs.locks."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         return locked(self.path, busy)
 

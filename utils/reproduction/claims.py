@@ -6,8 +6,8 @@ from functools import cache, cached_property
 
 import pandas as pd
 
-from utils.report.cells import Measured
-from utils.report.results import (
+from utils.reproduction.cells import Measured
+from utils.reproduction.results import (
     DATASETS,
     METHODS,
     MODELS,
@@ -18,7 +18,7 @@ from utils.report.results import (
     Setting,
     on_common_seeds,
 )
-from utils.report.trade_off import trade_off
+from utils.reproduction.trade_off import trade_off
 
 HOLDS, PARTLY, FAILS, OPEN = "holds", "holds in part", "does not hold", "not measured"
 

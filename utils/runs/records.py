@@ -1,7 +1,7 @@
 """CSV files with a row a finished run or attack, small enough to commit.
 
 A sweep whose config names one (key `record`) leaves out what has a row, so it can go on, on
-another machine too, without the run folders; utils.report makes its tables from them.
+another machine too, without the run folders; utils.reproduction makes its tables from them.
 """
 
 import csv
@@ -14,9 +14,9 @@ from typing import Any
 
 from utils.config import AttackConfig, ExperimentConfig, Group, identity
 from utils.errors import UserError
-from utils.files import replace_file
-from utils.locks import locked
-from utils.runs import default, run_path
+from utils.runs.files import replace_file
+from utils.runs.folder import default, run_path
+from utils.runs.locks import locked
 
 Row = dict[str, str]
 

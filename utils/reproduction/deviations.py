@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from utils.report.cells import Measured
-from utils.report.results import (
+from utils.reproduction.cells import Measured
+from utils.reproduction.results import (
     METHODS,
     POST_TRAINING,
     RC25,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from data.readers import PrepareSettings, RawData, age_bracket, described_once, read_table
+from data.sources.readers import PrepareSettings, RawData, age_bracket, described_once, read_table
 from utils.errors import UserError
 
 RATING = {"user": int, "item": int, "rating": float, "timestamp": int}

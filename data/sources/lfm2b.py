@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from data.readers import (
+from data.sources.readers import (
     PARSER_ERRORS,
     PrepareSettings,
     RawData,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from data.readers import (
+from data.sources.readers import (
     PrepareSettings,
     RawData,
     age_bracket,

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from utils.report.results import POST_TRAINING, RC25, Results, Setting, on_common_seeds
+from utils.reproduction.results import POST_TRAINING, RC25, Results, Setting, on_common_seeds
 
 ALPHAS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 """MM23 4.2.4."""

@@ -1,10 +1,10 @@
 """Get a dataset's raw files into `<dataset_path>/<name>/raw/`.
 
-In this order: files that the user put there (loose, in any format that `data.formats` knows, or
-as the official archive), the official archive from GroupLens, and for ML-100K a copy of the same
-two files that the PyPI wheel of RecBole 1.2.1 ships, fetched by pip so that its configuration and
-mirrors are respected. Every download is checked against a SHA-256 written here; nothing unchecked
-is unpacked.
+In this order: files that the user put there (loose, in any format that `data.sources.formats`
+knows, or as the official archive), the official archive from GroupLens, and for ML-100K a copy of
+the same two files that the PyPI wheel of RecBole 1.2.1 ships, fetched by pip so that its
+configuration and mirrors are respected. Every download is checked against a SHA-256 written here;
+nothing unchecked is unpacked.
 """
 
 import logging
@@ -22,9 +22,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data.formats import FORMATS, RawFormat
+from data.sources.formats import FORMATS, RawFormat
 from utils.errors import UserError
-from utils.files import file_checksum, write_json
+from utils.runs.files import file_checksum, write_json
 
 log = logging.getLogger(__name__)
 

@@ -5,10 +5,9 @@ from pathlib import Path
 
 from utils import figures
 from utils.figures import TradeOffPoint
-from utils.files import replace_file
-from utils.report.cells import VERDICTS
-from utils.report.claims import claims
-from utils.report.pages import (
+from utils.reproduction.cells import VERDICTS
+from utils.reproduction.claims import claims
+from utils.reproduction.pages import (
     Part,
     Picture,
     Section,
@@ -21,9 +20,10 @@ from utils.report.pages import (
     relative,
     table_section,
 )
-from utils.report.results import DATASETS, METHODS, MODELS, Results
-from utils.report.tables import tables
-from utils.report.trade_off import ORIGINAL, trade_off
+from utils.reproduction.results import DATASETS, METHODS, MODELS, Results
+from utils.reproduction.tables import tables
+from utils.reproduction.trade_off import ORIGINAL, trade_off
+from utils.runs.files import replace_file
 
 INTRODUCTION = (
     "Every published cell of *Making Users Indistinguishable* (ACM MM 2023, MM23) and of its "
@@ -33,7 +33,7 @@ INTRODUCTION = (
     "Our runs: `runs.csv` and `attacks.csv` beside this page, a row a run or attack, each written "
     "by `python main.py --config configs/reproduce_*.json` and "
     "`python attack.py --config configs/reproduce_attack_*.json`; this page by "
-    "`python -m utils.report`.",
+    "`python -m utils.reproduction`.",
     "The verdict's rule. The standard error of one of our cells counts the spread over seeds and "
     "the sampling error of the number of test users (ranking metrics) or tested users (attack), "
     "SE² = s²/n + q² (one seed has no s, so that its error comes out too small); q is binomial for "

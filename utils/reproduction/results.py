@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
-from utils import records
-from utils.report.cells import Measured, auc_error, measured, ndcg_error, share_error
+from utils.reproduction.cells import Measured, auc_error, measured, ndcg_error, share_error
+from utils.runs import records
 
 PROJECT = Path(__file__).resolve().parents[2]
 PUBLISHED = PROJECT / "exp_results" / "published"

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from utils.report.cells import VERDICTS, Measured
-from utils.report.claims import FAILS, HOLDS, OPEN, PARTLY, Claim
-from utils.report.deviations import DEVIATIONS, worth
-from utils.report.results import DATASETS, METHODS, MODELS, Results
-from utils.report.tables import Cell, Table
+from utils.reproduction.cells import VERDICTS, Measured
+from utils.reproduction.claims import FAILS, HOLDS, OPEN, PARTLY, Claim
+from utils.reproduction.deviations import DEVIATIONS, worth
+from utils.reproduction.results import DATASETS, METHODS, MODELS, Results
+from utils.reproduction.tables import Cell, Table
 
 
 @dataclass(frozen=True)

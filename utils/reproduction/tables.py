@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from utils.report.cells import Measured, order_verdicts, verdicts
-from utils.report.results import (
+from utils.reproduction.cells import Measured, order_verdicts, verdicts
+from utils.reproduction.results import (
     ATTACK,
     DATASETS,
     EPOCHS,

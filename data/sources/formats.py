@@ -4,10 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.lfm2b import read_lfm2b
-from data.movielens import read_ml1m, read_ml100k
-from data.own import read_csv, read_recbole
-from data.readers import PrepareSettings, RawData
+from data.sources.lfm2b import read_lfm2b
+from data.sources.movielens import read_ml1m, read_ml100k
+from data.sources.own import read_csv, read_recbole
+from data.sources.readers import PrepareSettings, RawData
 
 MIN_INTERACTIONS = 5
 

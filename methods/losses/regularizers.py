@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from methods.objective import Objective
+from methods.losses.objective import Objective
 from models import EmbeddingScorer
 
 

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from models.training.step import Recommender, Trainer, TrainingSettings
 from utils.errors import UserError, first_line, in_one_line
-from utils.files import replace_file, write_json_lines
 from utils.metrics import Candidates, evaluate
-from utils.runs import RunFolder
+from utils.runs.files import replace_file, write_json_lines
+from utils.runs.folder import RunFolder
 from utils.seeds import torch_generator
 from utils.threads import UNCHANGED, Threads
-from utils.trainer import Recommender, Trainer, TrainingSettings
 
 log = logging.getLogger(__name__)
 

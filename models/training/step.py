@@ -7,8 +7,8 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from utils.precision import Logits, at_precision, products
-from utils.steps import Batch, PlainSteps, ReplayedSteps, Work, recorder_for
+from models.training.graphs import Batch, PlainSteps, ReplayedSteps, Work, recorder_for
+from models.training.precision import Logits, at_precision, products
 from utils.threads import UNCHANGED, Threads
 
 

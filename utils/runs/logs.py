@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from utils.files import named
+from utils.runs.files import named
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""What the methods minimise, and the penalties that hold them back."""

@@ -1,0 +1,1 @@
+"""Attacks: the attackers, and who trains and tests them."""

@@ -1,0 +1,78 @@
+"""What attackers' scores tell: the papers' metrics by round, their means, and the leakage."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import accuracy_score, precision_score, recall_score, roc_auc_score
+
+from utils.audit.scores import Scores
+
+METRICS = ("accuracy", "precision", "recall", "auc")
+
+
+def round_metrics(found: Scores, labels: np.ndarray) -> dict[str, float]:
+    """METRICS of one attacker in one round.
+
+    Two classes: class 1 (the later name) is the positive one. More: macro averages, AUC
+    one-vs-rest.
+
+    Args:
+        found: its scores.
+        labels: (n,) int64 of all users, classes 0 .. C-1, -1 where unknown.
+    """
+    truth = labels[found.split.test]
+    two = labels.max() == 1
+    average = "binary" if two else "macro"
+    scores = found.scores[:, 1] if two else found.scores
+    return {
+        "accuracy": accuracy_score(truth, found.predicted),
+        "precision": precision_score(truth, found.predicted, average=average, zero_division=0),
+        "recall": recall_score(truth, found.predicted, average=average, zero_division=0),
+        "auc": roc_auc_score(truth, scores, multi_class="ovr"),
+    }
+
+
+def summarise(found: Mapping[str, list[Scores]], labels: np.ndarray) -> dict[str, Any]:
+    """An attack in figures, as attack.json has it.
+
+    Args:
+        found: each attacker's scores, a round each.
+        labels: as in `round_metrics`.
+
+    Returns:
+        {"users": ..., "rounds": ..., "attackers": {name: {metric: {"mean", "std", "values"},
+        "leakage", "unconverged"}}}; std over rounds with n - 1, leakage = |mean AUC - 0.5|.
+    """
+    one, *_ = found.values()
+    train, test = len(one[0].split.train), len(one[0].split.test)
+    return {
+        "users": {"train": train, "test": test, "balanced": train + test},
+        "rounds": len(one),
+        "attackers": {name: _of_attacker(rows, labels) for name, rows in found.items()},
+    }
+
+
+def _of_attacker(found: list[Scores], labels: np.ndarray) -> dict[str, Any]:
+    rows = [round_metrics(one, labels) for one in found]
+    summary: dict[str, Any] = {}
+    for metric in METRICS:
+        values = [row[metric] for row in rows]
+        std = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+        summary[metric] = {"mean": float(np.mean(values)), "std": std, "values": values}
+    summary["leakage"] = abs(summary["auc"]["mean"] - 0.5)
+    summary["unconverged"] = sum(not one.converged for one in found)
+    return summary
+
+
+def predictions(found: list[Scores], n_users: int) -> np.ndarray:
+    """(n_users,) int64: what one attacker says of each user, -1 of those whom no round tests.
+
+    Args:
+        found: rounds that test no user twice, such as those of "cv" with one repeat.
+        n_users: rows of the embedding.
+    """
+    said = np.full(n_users, -1, dtype=np.int64)
+    for one in found:
+        said[one.split.test] = one.predicted
+    return said

@@ -1,0 +1,102 @@
+"""Who trains the attacker, and who tests it.
+
+Both protocols balance the classes by down-sampling all to the size of the smallest:
+
+shadow  (MM23) a small share of the balanced users is exposed with labels and trains the
+        attacker; the rest tests it. Users and split are drawn anew `draws` times.
+cv      (the artefact; behind RC25's Table 3) stratified cross-validation with `folds` folds,
+        repeated `repeats` times on balanced users that are drawn once.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.model_selection import RepeatedStratifiedKFold, train_test_split
+
+from utils.config import AttackConfig
+from utils.errors import UserError
+from utils.seeds import numpy_generator, seed32
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Keys of the attack config that an attack depends on."""
+
+    name: str
+    shadow_ratio: float
+    draws: int
+    folds: int
+    repeats: int
+    seed: int
+
+    @classmethod
+    def of(cls, config: AttackConfig) -> "Protocol":
+        """The protocol that an attack config asks for."""
+        return cls(
+            config.protocol,
+            config.shadow_ratio,
+            config.draws,
+            config.folds,
+            config.repeats,
+            config.attack_seed,
+        )
+
+
+@dataclass(frozen=True)
+class Round:
+    """One split: row numbers of the users that train and that test the attacker."""
+
+    train: np.ndarray
+    test: np.ndarray
+
+
+def balanced_users(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Row numbers of equally many users of every class (labels -1 are left out), sorted."""
+    classes, counts = np.unique(labels[labels >= 0], return_counts=True)
+    size = counts.min()
+    chosen = [rng.choice(np.flatnonzero(labels == c), size, replace=False) for c in classes]
+    return np.sort(np.concatenate(chosen))
+
+
+def rounds(labels: np.ndarray, protocol: Protocol) -> list[Round]:
+    """The splits of a protocol.
+
+    Raises:
+        UserError: too few users of a class for a stratified split.
+    """
+    classes, counts = np.unique(labels[labels >= 0], return_counts=True)
+    smallest, total = counts.min(), counts.min() * len(classes)
+    if protocol.name == "shadow":
+        exposed = round(total * protocol.shadow_ratio)
+        if smallest < 2 or not len(classes) <= exposed <= total - len(classes):
+            raise UserError(
+                f"shadow_ratio {protocol.shadow_ratio:g} of {total} balanced users exposes "
+                f"{exposed}: at least one of each of the {len(classes)} classes must be on "
+                "either side; change shadow_ratio or take an attribute with larger classes"
+            )
+        return [_shadow_round(labels, exposed, protocol.seed, d) for d in range(protocol.draws)]
+    if smallest < protocol.folds:
+        raise UserError(
+            f"the smallest class has {smallest} users, fewer than folds {protocol.folds}; lower "
+            "folds or take an attribute with larger classes"
+        )
+    users = balanced_users(labels, numpy_generator(protocol.seed, "balance"))
+    splitter = RepeatedStratifiedKFold(
+        n_splits=protocol.folds,
+        n_repeats=protocol.repeats,
+        random_state=seed32(protocol.seed, "folds"),
+    )
+    return [
+        Round(users[train], users[test]) for train, test in splitter.split(users, labels[users])
+    ]
+
+
+def _shadow_round(labels: np.ndarray, exposed: int, seed: int, draw: int) -> Round:
+    users = balanced_users(labels, numpy_generator(seed, "balance", draw))
+    train, test = train_test_split(
+        users,
+        train_size=exposed,
+        stratify=labels[users],
+        random_state=seed32(seed, "shadow", draw),
+    )
+    return Round(train, test)

@@ -1,0 +1,114 @@
+"""What attackers say of users whom they weren't trained on: the scores that all else is made of.
+
+Accuracy, AUC, pictures and tests are functions of these scores (utils.audit.leakage), so that
+no attacker is trained in two places.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from joblib import Parallel, delayed
+from scipy.special import softmax
+from sklearn.exceptions import ConvergenceWarning
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+from utils.audit.attackers import ATTACKERS
+from utils.audit.protocols import Protocol, Round, rounds
+from utils.seeds import seed32
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One attacker's word on the test users of one round, having seen that round's others only.
+
+    Attributes:
+        split: the round.
+        scores: (n_test, C), higher where a class is likelier; rows sum to 1.
+        predicted: (n_test,) int64, the attacker's own choice of class.
+        converged: whether it was trained to the end.
+    """
+
+    split: Round
+    scores: np.ndarray
+    predicted: np.ndarray
+    converged: bool
+
+
+def out_of_sample(
+    embedding: np.ndarray,
+    labels: np.ndarray,
+    attackers: Sequence[str],
+    protocol: Protocol,
+    jobs: int = 1,
+) -> dict[str, list[Scores]]:
+    """Train every attacker on every round of a protocol and let it score the round's test users.
+
+    Args:
+        embedding: (n, d) user embedding.
+        labels: (n,) int64, classes 0 .. C-1, -1 where unknown.
+        attackers: names in ATTACKERS.
+        protocol: the protocol and its settings.
+        jobs: processes; changes the speed alone.
+
+    Returns:
+        Each attacker's scores, a round each.
+
+    Raises:
+        UserError: too few users of a class for the protocol.
+    """
+    splits = rounds(labels, protocol)
+    features = embedding.astype(np.float32)
+    work = (
+        delayed(_scores)(
+            ATTACKERS[name](protocol.name, seed32(protocol.seed, "attacker", number)),
+            features,
+            labels,
+            split,
+        )
+        for name in attackers
+        for number, split in enumerate(splits)
+    )
+    results = tqdm(
+        Parallel(n_jobs=jobs, return_as="generator")(work),
+        total=len(attackers) * len(splits),
+        desc=f"attacking ({protocol.name})",
+        unit="fit",
+        leave=False,
+    )
+    found = iter(list(results))
+    return {name: [next(found) for _ in splits] for name in attackers}
+
+
+def _scores(classifier: Any, features: np.ndarray, labels: np.ndarray, split: Round) -> Scores:
+    """One attacker on one round."""
+    with threadpool_limits(1):
+        converged = _fit(classifier, features[split.train], labels[split.train])
+        tested = features[split.test]
+        return Scores(
+            split, _class_scores(classifier, tested), classifier.predict(tested), converged
+        )
+
+
+def _fit(classifier: Any, features: np.ndarray, labels: np.ndarray) -> bool:
+    """Fit; False if it stopped at its iteration limit, which is counted, not printed."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        classifier.fit(features, labels)
+    others = [w for w in caught if not issubclass(w.category, ConvergenceWarning)]
+    for warning in others:
+        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    return len(others) == len(caught)
+
+
+def _class_scores(classifier: Any, features: np.ndarray) -> np.ndarray:
+    """(n, C) scores that rank users for each class and sum to 1."""
+    if hasattr(classifier, "predict_proba"):
+        return classifier.predict_proba(features)
+    decision = classifier.decision_function(features)
+    if decision.ndim == 1:
+        decision = np.stack([-decision, decision], axis=1)
+    return softmax(decision, axis=1)

@@ -1,0 +1,98 @@
+"""A run from its lock to its summary: found finished, or made now."""
+
+import logging
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from utils.config import ExperimentConfig, Group
+from utils.messages import describe_run, remarks
+from utils.runs.folder import RunFolder
+from utils.runs.logs import log_file
+from utils.runs.records import add_run, find_run, runs
+from utils.runtime import environment, peak_memory_mb
+from utils.threads import Threads
+
+log = logging.getLogger(__name__)
+
+
+class Session:
+    """What the work of a run is given, and where it leaves what came out.
+
+    Attributes:
+        folder: the run's.
+        summary: of the finished run; None until there is one.
+    """
+
+    def __init__(self, folder: RunFolder, summary: dict[str, Any] | None = None):
+        self.folder, self.summary = folder, summary
+
+    def finish(
+        self,
+        config: ExperimentConfig,
+        results: dict[str, Any],
+        checksums: Mapping[str, str],
+        device: torch.device,
+        threads: Threads,
+    ) -> None:
+        """Write the summary, which makes the run done; the embedding is there by now."""
+        summary = {"config": asdict(config), **results}
+        summary |= {
+            "remarks": remarks(summary),
+            "peak_memory_mb": peak_memory_mb(),
+            "environment": environment(device) | {"threads": threads.used},
+            "checksums": {**checksums, **self.folder.checksums()},
+        }
+        self.summary = self.folder.finish(summary)
+
+
+@contextmanager
+def session(
+    config: ExperimentConfig,
+    groups: Collection[Group],
+    checksums: Mapping[str, str],
+    title: str,
+    asked: bool,
+) -> Iterator[Session]:
+    """A run's folder, locked, with its log and record. A finished run has a summary from the start
+    (with the key "found"); any other is to be finished within the context.
+
+    Args:
+        config: the run's.
+        groups: which of its keys the result depends on.
+        checksums: of the files that it depends on.
+        title: the method's.
+        asked: False for an original that another method starts from.
+
+    Raises:
+        UserError: another process is at work there and `busy` is "end".
+    """
+    folder = RunFolder.of(config, groups, checksums)
+    record = runs(config.record) if config.record else None
+    with folder.locked(config.busy):
+        if summary := folder.finished():
+            if asked:
+                log.info("%s is done already; here is what came out.", folder.path)
+                describe_run(summary, folder.path)
+            if record:
+                add_run(record, config, groups, summary)
+            yield Session(folder, summary | {"config": asdict(config), "found": True})
+            return
+        if asked and record and (summary := find_run(record, config, folder.key)):
+            log.info("%s is done already, by its row in %s.", folder.path, record.path)
+            yield Session(folder, summary | {"found": True})
+            return
+        folder.start(config)
+        with log_file(folder.path / "train_log.log"):
+            log.info("%s: %s", title, folder.path)
+            if not asked:
+                log.info("  (trained first: the method starts from it)")
+            made = Session(folder)
+            yield made
+            assert made.summary is not None
+            describe_run(made.summary, folder.path, next_steps=asked)
+        if record:
+            add_run(record, config, groups, made.summary)
