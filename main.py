@@ -20,9 +20,10 @@ from data.sampling import NegativeSampler
 from data.sources.formats import default_min_interactions
 from data.tables import load_embedding, load_labels, save_embedding
 from methods import METHODS
+from methods.eraser import Eraser, UserTables
 from methods.losses.objective import Objective
 from methods.losses.regularizers import frobenius, ranking
-from methods.unlearning import Optimizer, Unlearned, unlearn
+from methods.unlearning import Optimizer
 from models import MODELS, Recommender, build_model, top_items
 from models.training.loop import train
 from models.training.step import TrainingSettings
@@ -52,22 +53,27 @@ def run(config: ExperimentConfig, asked: bool = True) -> dict[str, Any]:
     method, device = METHODS[config.method], resolve_device(config.device)
     data = load(config, device)
     groups = method.groups - (set() if data.dataset else {Group.DATA, Group.TRAINING})
-    with session(config, groups, data.checksums, method.title, asked) as this:
+    original = original_folder(config, data) if method.post_training and data.dataset else None
+    start = original.embedding_path if original else None
+    with session(config, groups, data.checksums, method.title, asked, start) as this:
         if this.summary is None:
             threads = Threads(1 if config.threads else available_cores())
-            if not method.distinguishability:
+            if not method.post_training:
                 model, results = train_recommender(config, data, this.folder, threads)
-            elif data.dataset:
-                original = run(replace(config, method="original"), asked=False)
-                model, results = unlearn_recommender(config, data, this.folder, threads)
-                results["original"] = original["test"]
+            elif original:
+                first = run(replace(config, method="original"), asked=False)
+                model, results = unlearn_recommender(config, data, original, this.folder, threads)
+                results["original"] = first["test"]
             else:
                 model, results = None, unlearn_table(config, data, this.folder, threads)
             if model and data.dataset:
                 save(config, model, this.folder)
                 results["test"] = evaluate(model.scorer(), data.dataset.test)
             results = {**data.described(), **results}
-            this.finish(config, results, data.checksums, device, threads)
+            checksums = {**data.checksums}
+            if original:
+                checksums["original_embedding"] = file_checksum(original.embedding_path)
+            this.finish(config, results, checksums, device, threads)
     assert this.summary is not None
     return this.summary
 
@@ -198,31 +204,39 @@ def train_recommender(
     return model, trained.summary() | path
 
 
+def original_folder(config: ExperimentConfig, data: Data) -> RunFolder:
+    """Of the run that a post-training method starts from."""
+    assert data.dataset is not None
+    original = replace(config, method="original")
+    return RunFolder.of(original, METHODS["original"].groups, {"data": data.dataset.checksum})
+
+
 def unlearn_recommender(
-    config: ExperimentConfig, data: Data, folder: RunFolder, threads: Threads
+    config: ExperimentConfig,
+    data: Data,
+    original: RunFolder,
+    folder: RunFolder,
+    threads: Threads,
 ) -> tuple[Recommender, dict[str, Any]]:
     """Load the finished original and edit its user embedding; all else stays as it is. Returns the
     model and what the summary records.
     """
     dataset = data.dataset
     assert dataset is not None
-    original = RunFolder.of(
-        replace(config, method="original"),
-        METHODS["original"].groups,
-        {"data": dataset.checksum},
-    )
     model = fresh_model(config, dataset)
     load_weights(original.weights_path(config.target_model), model)
+    name = next(iter(model.user_tables()))
     theta = model.user_embedding.detach().clone()
     if config.regularizer == "frobenius":
         regularizer = frobenius(theta)
     else:
         top = top_items(model, dataset.n_users, dataset.n_items, config.ranking_top)
         regularizer = ranking(model.embedding_scorer(top), config.ranking_margin)
-    unlearned = edit(config, theta, data, regularizer, folder, threads)
+    eraser = fit(config, {name: theta}, data, regularizer, threads)
     with torch.no_grad():
-        model.user_embedding.copy_(unlearned.embedding)
-    return model, unlearned.summary()
+        model.user_embedding.copy_(eraser.apply({name: theta})[name])
+    write_json_lines(folder.path / "metrics.jsonl", eraser.history)
+    return model, eraser.record
 
 
 def unlearn_table(
@@ -233,32 +247,29 @@ def unlearn_table(
     assert table is not None
     # half precision is too coarse to add up 500 small steps in
     dtype = torch.float64 if table.dtype == "float64" else torch.float32
-    theta = torch.from_numpy(table).to(resolve_device(config.device), dtype)
-    unlearned = edit(config, theta, data, frobenius(theta), folder, threads)
-    save_embedding(folder.embedding_path, unlearned.embedding.cpu().numpy().astype(table.dtype))
-    return unlearned.summary()
+    tables = {"user_embedding": torch.from_numpy(table).to(resolve_device(config.device), dtype)}
+    eraser = fit(config, tables, data, frobenius(tables["user_embedding"]), threads)
+    edited = eraser.apply(tables)["user_embedding"]
+    save_embedding(folder.embedding_path, edited.cpu().numpy().astype(table.dtype))
+    write_json_lines(folder.path / "metrics.jsonl", eraser.history)
+    return eraser.record
 
 
-def edit(
+def fit(
     config: ExperimentConfig,
-    theta: Tensor,
+    tables: UserTables,
     data: Data,
     regularizer: Objective,
-    folder: RunFolder,
     threads: Threads,
-) -> Unlearned:
-    """Eq. 1 with the method's distinguishability; leaves metrics.jsonl."""
-    distinguishability = METHODS[config.method].distinguishability
-    assert distinguishability is not None and data.labels is not None
+) -> Eraser:
+    """Fit the config's post-training method."""
+    method = METHODS[config.method].post_training
+    assert method is not None and data.labels is not None
     optimizer = Optimizer(
         config.unlearn_optimizer, config.unlearn_steps, config.unlearn_lr, config.unlearn_tolerance
     )
-    alpha = config.au_trade_off
-    unlearned = unlearn(
-        theta, data.labels, distinguishability, regularizer, alpha, optimizer, threads
-    )
-    write_json_lines(folder.path / "metrics.jsonl", unlearned.history)
-    return unlearned
+    labels = {config.attribute: data.labels}
+    return method.fit(tables, labels, regularizer, config.au_trade_off, optimizer, threads)
 
 
 def save(config: ExperimentConfig, model: Recommender, folder: RunFolder) -> None:
@@ -279,9 +290,9 @@ def check_run(config: ExperimentConfig) -> None:
         raise UserError("target_model can't be \"user_embedding.npy\", the embedding's own name")
     if config.labels and not path:
         raise UserError(f"labels {config.labels} belongs to user_embedding=FILE, which is missing")
-    edits = METHODS[config.method].distinguishability
+    edits = METHODS[config.method].post_training
     if path and not (edits and config.regularizer == "frobenius" and config.labels):
-        able = ", ".join(name for name in METHODS if METHODS[name].distinguishability)
+        able = ", ".join(name for name in METHODS if METHODS[name].post_training)
         raise UserError(
             f"user_embedding {path} needs labels=FILE, a method that edits a finished embedding "
             f'({able}) and regularizer "frobenius": there is no model to train or to rank with'

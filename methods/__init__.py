@@ -4,32 +4,30 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from methods import d2d, u2u
 from methods.adv import AdversaryPenalty
-from methods.losses.objective import Objective
 from methods.retrain import MMDPenalty
+from methods.unlearning import PostTraining
+from models.training.step import Penalty
 from utils.config import ExperimentConfig, Group
 
 __all__ = ["METHODS", "Method"]
 
-Distinguishability = Callable[[Tensor], Objective]
-"""Known users' labels -> l_u of eq. 1."""
-
-PenaltyFactory = Callable[[ExperimentConfig, Tensor, int, torch.Generator], nn.Module]
+PenaltyFactory = Callable[[ExperimentConfig, Tensor, int, torch.Generator], Penalty]
 """Config, labels, embedding size, generator -> what is added to the training loss."""
 
 
 def _retrain(
     config: ExperimentConfig, labels: Tensor, embedding_size: int, generator: torch.Generator
-) -> nn.Module:
+) -> Penalty:
     return MMDPenalty(labels, config.retrain_trade_off, config.retrain_interval)
 
 
 def _adv(
     config: ExperimentConfig, labels: Tensor, embedding_size: int, generator: torch.Generator
-) -> nn.Module:
+) -> Penalty:
     return AdversaryPenalty(labels, embedding_size, config.adv_width, config.adv_scale, generator)
 
 
@@ -40,13 +38,13 @@ class Method:
     Attributes:
         title: the papers' name, for tables.
         groups: config keys that its result depends on.
-        distinguishability: of a post-training method.
+        post_training: of a method that edits the finished user embedding.
         penalty: of an in-training method.
     """
 
     title: str
     groups: frozenset[Group]
-    distinguishability: Distinguishability | None = None
+    post_training: PostTraining | None = None
     penalty: PenaltyFactory | None = None
 
 
@@ -55,8 +53,8 @@ _POST_TRAINING = _TRAINING | {Group.ATTRIBUTE, Group.POST_TRAINING}
 
 METHODS: dict[str, Method] = {
     "original": Method("Original", _TRAINING),
-    "u2u": Method("U2U-R", _POST_TRAINING, distinguishability=u2u.distinguishability),
-    "d2d": Method("D2D-R", _POST_TRAINING, distinguishability=d2d.distinguishability),
+    "u2u": Method("U2U-R", _POST_TRAINING, PostTraining(u2u.distinguishability)),
+    "d2d": Method("D2D-R", _POST_TRAINING, PostTraining(d2d.distinguishability)),
     "retrain": Method("Retrain", _TRAINING | {Group.ATTRIBUTE, Group.RETRAIN}, penalty=_retrain),
     "adv": Method("Adv-InT", _TRAINING | {Group.ATTRIBUTE, Group.ADV}, penalty=_adv),
 }

@@ -8,6 +8,8 @@ reversed gradient makes the embeddings unlearn what helps it.
 import torch
 from torch import Tensor, nn
 
+from models.training.step import Penalty
+
 UNKNOWN = -1
 
 
@@ -29,7 +31,7 @@ def reverse_gradient(x: Tensor, scale: float) -> Tensor:
     return _Reverse.apply(x, scale)
 
 
-class AdversaryPenalty(nn.Module):
+class AdversaryPenalty(Penalty):
     """Cross-entropy of the adversary on the users of a batch.
 
     Args:

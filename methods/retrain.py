@@ -6,9 +6,10 @@ The MMD is that of all users; as in the artefact it is added on every 50th batch
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from methods.losses.mmd import Classes, mmd, mmd_gradient
+from models.training.step import Penalty
 
 
 class _MMD(torch.autograd.Function):
@@ -26,7 +27,7 @@ class _MMD(torch.autograd.Function):
         return scale * mmd_gradient(theta, ctx.classes), None
 
 
-class MMDPenalty(nn.Module):
+class MMDPenalty(Penalty):
     """retrain_trade_off * MMD between the classes, on every `interval`-th batch.
 
     Args:

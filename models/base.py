@@ -34,12 +34,23 @@ class Recommender(nn.Module, ABC):
             memory_mb: the most MiB that it may hold for that.
         """
 
-    @property
     @abstractmethod
-    def user_embedding(self) -> nn.Parameter:
-        """(n_users, d): the table that is attacked and unlearned; changing it in place changes
-        the recommendations.
+    def user_tables(self) -> dict[str, nn.Parameter]:
+        """Parameters with a row a user, by name, each (n_users, d); the first one is the user
+        embedding that the papers attack and unlearn. Changing them in place changes the
+        recommendations.
         """
+
+    @abstractmethod
+    def served(self) -> dict[str, Tensor]:
+        """The users' vectors that scores are made of, by name, each (n_users, d), without
+        gradients: what a system that ranks with this model must keep.
+        """
+
+    @property
+    def user_embedding(self) -> nn.Parameter:
+        """(n_users, d): the first of the user tables."""
+        return next(iter(self.user_tables().values()))
 
     @abstractmethod
     def scorer(self) -> Scorer:

@@ -128,9 +128,12 @@ class LightGCN(Recommender):
         self.register_buffer("matrix", None, persistent=False)
         self.training_path = "layers"
 
-    @property
-    def user_embedding(self) -> nn.Parameter:
-        return self.user_table
+    def user_tables(self) -> dict[str, nn.Parameter]:
+        return {"layer0": self.user_table}
+
+    @torch.no_grad()
+    def served(self) -> dict[str, Tensor]:
+        return {"propagated": self._nodes(self.user_table, self.item_table)[0].clone()}
 
     def prepare_training(self, lookups: int, memory_mb: int) -> None:
         n, nnz = len(self.graph), len(self.graph.values())

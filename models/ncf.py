@@ -50,9 +50,11 @@ class NCF(Recommender):
         nn.init.kaiming_uniform_(self.output.weight, a=1, generator=generator)
         nn.init.zeros_(self.output.bias)
 
-    @property
-    def user_embedding(self) -> nn.Parameter:
-        return self.gmf_user
+    def user_tables(self) -> dict[str, nn.Parameter]:
+        return {"gmf": self.gmf_user, "mlp": self.mlp_user}
+
+    def served(self) -> dict[str, Tensor]:
+        return {name: table.detach().clone() for name, table in self.user_tables().items()}
 
     def forward(self, users: Tensor, items: Tensor) -> Tensor:
         # embedding(), not indexing: its backward on the CPU is a sorted sum, the same every time

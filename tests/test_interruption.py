@@ -196,6 +196,23 @@ def test_ctrl_c_in_an_attack(workspace, monkeypatch, capsys):
     )
 
 
+def test_what_started_from_another_original_is_done_again(workspace, capsys):
+    arguments = [*TINY, "epochs=1", "method=u2u", "unlearn_steps=2"]
+    assert main.main(arguments) == 0
+    original = workspace / "exp_results/ncf/ml-100k/original/seed-0/weights/user_embedding.npy"
+    capsys.readouterr()
+    assert main.main(arguments) == 0
+    assert "is done already" in capsys.readouterr().out
+    np.save(original, np.load(original) + 1)
+    assert main.main(arguments) == 0
+    said = capsys.readouterr().out
+    assert "is done already" not in said
+    assert "was kept as seed-0.1" in said
+    original.unlink()  # nothing to compare with, and nothing wrong
+    assert main.main(arguments) == 0
+    assert "is done already" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("content", ["", '{"key": ', "[]", "{}"])
 def test_a_damaged_summary_is_no_summary_and_the_run_is_kept(workspace, content):
     assert main.main([*TINY, "epochs=1"]) == 0

@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from benchmarks import naive
-from methods import d2d, u2u
+from methods import METHODS, d2d, u2u
 from methods.losses.mmd import mmd, mmd_gradient
 from methods.losses.regularizers import frobenius, ranking
 from methods.unlearning import Optimizer, unlearn
+from utils.errors import UserError
 
 
 def users(n=60, k=5, classes=2, seed=0, dtype=torch.float64):
@@ -215,3 +216,18 @@ def test_u2u_leaves_unknown_users_untouched_with_every_optimiser(optimizer):
     labels[::7] = -1
     result = unlearn(theta, labels, u2u.distinguishability, frobenius(theta), 1.0, optimizer)
     assert torch.equal((result.embedding != theta).any(1), labels >= 0)
+
+
+def test_a_transductive_eraser_edits_the_users_it_was_fitted_on_and_no_others():
+    theta, labels = users(40, 3)
+    tables, method = {"gmf": theta}, METHODS["d2d"].post_training
+    optimizer = Optimizer("adam", 3, 0.01)
+    eraser = method.fit(tables, {"gender": labels}, frobenius(theta), 1e-6, optimizer)
+    expected = unlearn(theta, labels, d2d.distinguishability, frobenius(theta), 1e-6, optimizer)
+    edited = eraser.apply(tables)
+    assert torch.equal(edited["gmf"], expected.embedding)
+    edited["gmf"].zero_()  # the caller's own
+    assert torch.equal(eraser.apply(tables)["gmf"], expected.embedding)
+    for others in ({"gmf": theta + 1}, {"gmf": theta[:9]}, {"mlp": theta}):
+        with pytest.raises(UserError, match="not the one that the method was fitted on"):
+            eraser.apply(others)

@@ -10,10 +10,12 @@ import pytest
 
 import attack
 import main
+import methods
 from tests.conftest import write_ml100k
 from utils.cli import _Pace
-from utils.config import AttackConfig, ExperimentConfig, Group
-from utils.runs import records
+from utils.config import AttackConfig, ExperimentConfig, Group, identity
+from utils.runs import folder, records
+from utils.runs.folder import RunFolder, first_default
 
 QUICK = ["epochs=2", "batch_size=512", "embedding_size=4", "unlearn_steps=5", "threads=1"]
 METHODS = 'method=["original","u2u","retrain"]'
@@ -28,6 +30,35 @@ def rows(path):
 
 def sweep(*arguments):
     return main.main([*QUICK, METHODS, BOTH, "record=tables", *arguments])
+
+
+FIRST_DEFAULTS = {
+    "model": "ncf", "lr": 0.001, "batch_size": 256, "epochs": 25, "dataset": "ml-100k",
+    "num_ng": 4, "test_num_ng": 99, "au_trade_off": 1e-6, "retrain_trade_off": 1.0, "seed": 0,
+    "attribute": "gender", "selection": "validation", "embedding_size": None, "loss": "bce",
+    "precision": "float32", "retrain_interval": 50, "adv_scale": 0.5, "adv_width": 16,
+    "min_interactions": None, "user_column": "user", "item_column": "item",
+    "time_column": "timestamp", "held_out": "latest", "time_ties": "last", "catalogue": "filtered",
+    "test_negatives": "different", "split_seed": 0, "regularizer": "frobenius",
+    "unlearn_steps": 500, "unlearn_lr": 0.001, "unlearn_optimizer": "adam",
+    "unlearn_tolerance": 0.0, "ranking_top": 20, "ranking_margin": 0.05,
+}  # fmt: skip
+
+
+def test_keys_are_made_against_the_first_defaults_for_ever():
+    """Who changes a default states the first one, `key(..., first=)`: finished runs are of it."""
+    known = identity(ExperimentConfig(), set(Group) - {Group.PLACE, Group.ATTACK})
+    assert {key: first_default(key) for key in known if key in FIRST_DEFAULTS} == FIRST_DEFAULTS
+
+
+def test_a_changed_default_does_not_pass_old_runs_off_as_its_own(monkeypatch):
+    groups = methods.METHODS["original"].groups
+    before = RunFolder.of(ExperimentConfig(), groups, {}).key
+    monkeypatch.setattr(
+        folder, "first_default", lambda key: 10 if key == "epochs" else first_default(key)
+    )
+    assert RunFolder.of(ExperimentConfig(), groups, {}).key != before
+    assert RunFolder.of(ExperimentConfig(epochs=10), groups, {}).key == before
 
 
 def test_what_is_the_same_work_is_done_once_and_leaves_one_row(workspace, capsys):

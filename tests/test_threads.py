@@ -141,7 +141,7 @@ def test_training_has_the_same_bytes_with_any_number_of_threads(name, method, me
 @pytest.mark.parametrize("method", ["u2u", "d2d"])
 def test_unlearning_has_the_same_bytes_with_any_number_of_threads(method, size):
     theta, labels = users(*size, 0.71)
-    make = METHODS[method].distinguishability
+    make = METHODS[method].post_training.distinguishability
 
     def edited(number):
         torch.set_num_threads(number)

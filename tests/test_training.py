@@ -63,6 +63,24 @@ def run(
 
 
 @pytest.mark.parametrize("name", MODELS)
+def test_scores_are_made_of_the_served_vectors_and_follow_every_user_table(name):
+    model = model_of(name)
+    users, items = torch.arange(N_USERS)[:, None], torch.arange(N_ITEMS).expand(N_USERS, -1)
+    scores, served = model.scorer()(users, items), model.served()
+    assert all(len(vectors) == N_USERS for vectors in served.values())
+    assert model.user_embedding is next(iter(model.user_tables().values()))
+    for table in model.user_tables().values():
+        with torch.no_grad():
+            table.mul_(3)
+        assert (model.scorer()(users, items) != scores).any()
+        assert any(not torch.equal(model.served()[which], served[which]) for which in served)
+        scores, served = model.scorer()(users, items), model.served()
+    if name == "lgn":  # a dot product with the propagated items
+        items_table = model._nodes(model.user_table, model.item_table)[1]
+        torch.testing.assert_close(served["propagated"] @ items_table.T, scores)
+
+
+@pytest.mark.parametrize("name", MODELS)
 def test_score_and_scorer_agree_with_the_training_forward(name):
     model = model_of(name)
     with torch.no_grad():

@@ -50,9 +50,13 @@ def key(
     pattern: str | None = None,
     sweep: bool = False,
     aliases: Mapping[str, str] | None = None,
+    first: Any = dataclasses.MISSING,
 ) -> Any:
     """A config key: bounds are inclusive (`low`, `high`) or exclusive (`above`); `sweep` keys
     may be lists in JSON, every combination of which is a run.
+
+    `first` is the default that the key came with, where that was another one: runs of before the
+    key, or before its new default, are of that value (see utils.runs.folder).
     """
     rules = dict(
         group=group,
@@ -63,6 +67,7 @@ def key(
         pattern=pattern,
         sweep=sweep,
         aliases=aliases or {},
+        first=default if first is dataclasses.MISSING else first,
     )
     return dataclasses.field(default=default, metadata=rules)
 

@@ -7,13 +7,15 @@ import math
 import time
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
-from models.training.step import Recommender, Trainer, TrainingSettings
+from data.sampling import NegativeSampler
+from models.base import Recommender
+from models.training.step import Penalty, Trainer, TrainingSettings
 from utils.errors import UserError, first_line, in_one_line
 from utils.metrics import Candidates, evaluate
 from utils.runs.files import replace_file, write_json_lines
@@ -25,16 +27,6 @@ log = logging.getLogger(__name__)
 
 CRITERION = "HR@10"
 """The validation metric that chooses the epoch, as in the artefact; ties go to the earlier."""
-
-
-class Sampler(Protocol):
-    """Draws an epoch's training data; see data.sampling."""
-
-    def examples(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Users, items and labels (1 or 0)."""
-
-    def comparisons(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Users, positives and negatives."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +56,12 @@ class Trained:
 
 def train(
     model: Recommender,
-    sampler: Sampler,
+    sampler: NegativeSampler,
     validation: Candidates | None,
     test: Candidates,
     settings: TrainingSettings,
     folder: RunFolder,
-    penalty: nn.Module | None = None,
+    penalty: Penalty | None = None,
     threads: Threads = UNCHANGED,
 ) -> Trained:
     """Train `model` in place and leave the chosen epoch's weights in it.
@@ -86,7 +78,7 @@ def train(
         validation, test: candidates to rank, on the model's device.
         settings: see there.
         folder: gets metrics.jsonl and the checkpoint, and is resumed from.
-        penalty: a `Penalty` whose parameters are trained with the model's.
+        penalty: of an in-training method.
         threads: of the steps, on a CPU.
 
     Raises:

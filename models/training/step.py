@@ -1,39 +1,27 @@
 """What one epoch of training does: the losses, the optimizer, the step."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
+from models.base import Recommender
 from models.training.graphs import Batch, PlainSteps, ReplayedSteps, Work, recorder_for
 from models.training.precision import Logits, at_precision, products
 from utils.threads import UNCHANGED, Threads
 
 
-class Recommender(Protocol):
-    """What training needs of a model; see models.base."""
+class Penalty(nn.Module, ABC):
+    """What an in-training method adds to the recommendation loss; trained with the model."""
 
-    @property
-    def user_embedding(self) -> nn.Parameter: ...
-
-    def scorer(self) -> Callable[[Tensor, Tensor], Tensor]: ...
-
-    def __call__(self, users: Tensor, items: Tensor) -> Tensor: ...
-
-    def state_dict(self) -> dict[str, Tensor]: ...
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> Any: ...
-
-
-class Penalty(Protocol):
-    """What an in-training method adds to the recommendation loss; an nn.Module."""
-
+    @abstractmethod
     def applies(self, batch: int) -> bool:
         """Whether the `batch`-th batch of an epoch, from 0, has the term."""
 
-    def __call__(self, user_embedding: Tensor, users: Tensor) -> Tensor:
+    @abstractmethod
+    def forward(self, user_embedding: Tensor, users: Tensor) -> Tensor:
         """The term for a batch of users (n,)."""
 
 
@@ -73,7 +61,7 @@ class Trainer:
 
     Args:
         model: trained in place, on the device that it is on.
-        penalty: a `Penalty` whose parameters are trained with the model's.
+        penalty: of an in-training method.
         settings: see there.
         threads: of the steps, on a CPU.
 
@@ -85,16 +73,16 @@ class Trainer:
     def __init__(
         self,
         model: Recommender,
-        penalty: nn.Module | None,
+        penalty: Penalty | None,
         settings: TrainingSettings,
         threads: Threads = UNCHANGED,
     ):
         device = model.user_embedding.device
-        self.trained = nn.ModuleList([cast(nn.Module, model), penalty or nn.Module()])
+        self.trained = nn.ModuleList([model, penalty or nn.Module()])
         self.optimizer = torch.optim.Adam(self.trained.parameters(), lr=settings.lr, fused=True)
         self._on_gpu = device.type == "cuda"
         self._user_embedding = model.user_embedding
-        self._penalty = cast(Penalty | None, penalty)
+        self._penalty = penalty
         self._logits = at_precision(model, settings.precision, device)
         self._loss = LOSSES[settings.loss]
         self._precision = settings.precision

@@ -62,6 +62,12 @@ def default(key: str) -> Any:
     return getattr(ExperimentConfig, key)
 
 
+def first_default(key: str) -> Any:
+    """The default that a key of the experiment config came with."""
+    fields = {field.name: field for field in dataclasses.fields(ExperimentConfig)}
+    return fields[key].metadata["first"]
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """A run's folder and what tells the run apart from others in the same place.
@@ -85,8 +91,10 @@ class RunFolder:
             groups: which of its keys the method's result depends on.
             checksums: of everything else that it depends on.
         """
-        # a key at its default says nothing, so that a new key leaves finished runs valid
-        said = {k: value for k, value in identity(config, groups).items() if value != default(k)}
+        # a key at its first default says nothing, so that a new key leaves finished runs valid, and
+        # a new default doesn't pass them off as its own
+        keys = identity(config, groups)
+        said = {key: value for key, value in keys.items() if value != first_default(key)}
         depends_on = said | {"method": config.method, **checksums}
         key = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()
         return cls(run_path(config, groups), key)
@@ -113,12 +121,19 @@ class RunFolder:
         """Where the recommender's weights are."""
         return self.path / "weights" / target_model
 
-    def finished(self) -> dict[str, Any] | None:
-        """The summary, if this very run is done."""
+    def finished(self, original: Path | None = None) -> dict[str, Any] | None:
+        """The summary, if this very run is done.
+
+        Args:
+            original: the embedding that it starts from; if that is another one by now, it isn't.
+        """
         if not self.summary_path.exists():
             return None
         summary = read_json_object(self.summary_path)
         if summary is None or summary.get("key") != self.key or not self.embedding_path.exists():
+            return None
+        started_from = summary.get("checksums", {}).get("original_embedding")  # not in the oldest
+        if original and original.exists() and started_from not in (None, file_checksum(original)):
             return None
         self.checkpoint.unlink(missing_ok=True)  # of a run killed between summary and this
         return summary

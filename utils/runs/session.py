@@ -4,6 +4,7 @@ import logging
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -56,6 +57,7 @@ def session(
     checksums: Mapping[str, str],
     title: str,
     asked: bool,
+    original: Path | None,
 ) -> Iterator[Session]:
     """A run's folder, locked, with its log and record. A finished run has a summary from the start
     (with the key "found"); any other is to be finished within the context.
@@ -66,6 +68,7 @@ def session(
         checksums: of the files that it depends on.
         title: the method's.
         asked: False for an original that another method starts from.
+        original: the embedding that the method starts from.
 
     Raises:
         UserError: another process is at work there and `busy` is "end".
@@ -73,7 +76,7 @@ def session(
     folder = RunFolder.of(config, groups, checksums)
     record = runs(config.record) if config.record else None
     with folder.locked(config.busy):
-        if summary := folder.finished():
+        if summary := folder.finished(original):
             if asked:
                 log.info("%s is done already; here is what came out.", folder.path)
                 describe_run(summary, folder.path)
