@@ -16,8 +16,9 @@ from data.dataset import Attribute, load_attribute
 from data.tables import load_embedding, load_labels
 from methods import METHODS
 from models import MODELS
-from utils.audit.attackers import ATTACKERS
+from utils.audit.attackers import ATTACKERS, STRONG, battery
 from utils.audit.leakage import summarise
+from utils.audit.null import gate, null_of_the_worst, verdict
 from utils.audit.protocols import Protocol
 from utils.audit.scores import out_of_sample
 from utils.cli import Command, execute
@@ -26,13 +27,17 @@ from utils.errors import UserError
 from utils.messages import attack_remarks, command_for, describe_attack
 from utils.reproduction import renew_report
 from utils.runs.files import file_checksum, read_json_object, write_json
-from utils.runs.folder import embedding_path, run_path
+from utils.runs.folder import embedding_path, places_path, run_path
 from utils.runs.locks import locked
 from utils.runs.logs import log_file
 from utils.runs.records import add_attack, attacks, check_record, has_attack
 from utils.runtime import available_cores, environment
 
 log = logging.getLogger(__name__)
+
+DEFAULT_PLACE = AttackConfig.place
+FEWEST_PERMUTATIONS = 19
+"""With fewer the largest of a null is no 95th percentile."""
 
 
 def run(config: AttackConfig) -> dict[str, Any]:
@@ -41,7 +46,13 @@ def run(config: AttackConfig) -> dict[str, Any]:
     folder = run_path(config, groups)
     record = attacks(config.record) if config.record else None
     with locked(Path(file) if file else folder, config.busy):
-        if record and has_attack(record, config, groups, run_key(folder)):
+        names = battery(config.attackers)
+        # a row has no verdict
+        if (
+            record
+            and not config.fail_above
+            and has_attack(record, config, groups, run_key(folder), names)
+        ):
             log.info("%s was attacked (%s) already: %s", folder, config.protocol, record.path)
             return {"found": True}
         target = target_file(config, Path(file)) if file else target_run(config, folder)
@@ -49,11 +60,17 @@ def run(config: AttackConfig) -> dict[str, Any]:
             log.info("Attack (%s) on %s", config.protocol, target.title)
             jobs = config.threads or available_cores()
             labels, classes = target.attribute.labels, target.attribute.classes
-            found = out_of_sample(
-                target.embedding, labels, config.attackers, Protocol.of(config), jobs
+            protocol = Protocol.of(config)
+            result = summarise(
+                out_of_sample(target.embedding, labels, names, protocol, jobs), labels
             )
-            result = summarise(found, labels)
+            if config.null:
+                null = null_of_the_worst(
+                    target.embedding, labels, names, protocol, config.null, jobs
+                )
+                result["verdict"] = verdict(result["attackers"], null)
             result |= {
+                "place": config.place,
                 "attribute": target.attribute.name,
                 "positive_class": classes[1] if len(classes) == 2 else None,
                 "remarks": attack_remarks(result, original_result(config)),
@@ -61,6 +78,8 @@ def run(config: AttackConfig) -> dict[str, Any]:
                 "checksums": target.checksums(),
             }
             describe_attack(result)
+            if config.fail_above:
+                result["gate"] = gate(result, config.fail_above)
             save(target.result, config, result)
         if record:
             add_attack(record, config, groups, result, run_key(folder) or "")
@@ -102,7 +121,15 @@ def load_run(config: AttackConfig) -> np.ndarray:
     if not (folder / "summary.json").exists():
         makes_it = command_for("main.py", ExperimentConfig, asdict(config))
         raise UserError(f"{folder} holds no finished run; first: {makes_it}")
-    return load_embedding(embedding_path(folder))
+    if config.place == DEFAULT_PLACE:
+        return load_embedding(embedding_path(folder))
+    path = places_path(folder)
+    if not path.exists():
+        raise UserError(
+            f"{path} does not exist: {folder} is of a version that kept the user embedding alone; "
+            "move it away and run main.py again"
+        )
+    return load_embedding(path, config.place)
 
 
 def load_run_labels(config: AttackConfig, n_users: int) -> Attribute:
@@ -129,7 +156,7 @@ def target_run(config: AttackConfig, folder: Path) -> Target:
     embedding = load_run(config)
     attribute = load_run_labels(config, len(embedding))
     logs = folder / "train_log-attack.log"
-    path = embedding_path(folder)
+    path = embedding_path(folder) if config.place == DEFAULT_PLACE else places_path(folder)
     return Target(title, path, embedding, attribute, folder / "attack.json", logs)
 
 
@@ -166,8 +193,9 @@ def original_result(config: AttackConfig) -> dict[str, Any] | None:
 
 
 def entry(config: AttackConfig) -> str:
-    """The name of an attack in attack.json."""
-    return f"{config.attribute}/{config.protocol}"
+    """The name of an attack in attack.json; the default place is not named."""
+    place = "" if config.place == DEFAULT_PLACE else f"/{config.place}"
+    return f"{config.attribute}/{config.protocol}{place}"
 
 
 def save(path: Path, config: AttackConfig, result: dict[str, Any]) -> None:
@@ -192,6 +220,16 @@ def check(config: AttackConfig) -> None:
         )
     if config.labels and not config.user_embedding:
         raise UserError(f"labels {config.labels} belongs to user_embedding=FILE, which is missing")
+    if config.user_embedding and config.place != DEFAULT_PLACE:
+        raise UserError(
+            f"place {config.place} is of a run of main.py; user_embedding {config.user_embedding} "
+            "is the place itself: leave place out"
+        )
+    if config.fail_above == "null-95" and config.null < FEWEST_PERMUTATIONS:
+        raise UserError(
+            f"fail_above null-95 needs a null of at least {FEWEST_PERMUTATIONS} permutations; add "
+            "null=99"
+        )
     if config.record:
         check_record(attacks(config.record), config)
 
@@ -200,14 +238,14 @@ def same(config: AttackConfig) -> str:
     """What tells an attack apart within a sweep."""
     groups = METHODS[config.method].groups
     settings = identity(config, [Group.ATTACK])
-    return f"{run_path(config, groups)} {entry(config)} {settings} {config.attackers}"
+    return f"{run_path(config, groups)} {entry(config)} {settings} {battery(config.attackers)}"
 
 
 COMMAND = Command(
     program="attack.py",
     config=AttackConfig,
     default_config="configs/attack_config.json",
-    choices={"method": METHODS, "model": MODELS, "attackers": ATTACKERS},
+    choices={"method": METHODS, "model": MODELS, "attackers": [*ATTACKERS, STRONG]},
     check=check,
     same=same,
     run=run,

@@ -18,7 +18,7 @@ from data.dataset import Attribute, Dataset, load_attribute, load_dataset
 from data.prepare import PrepareSettings, locked_dataset, prepared_folder
 from data.sampling import NegativeSampler
 from data.sources.formats import default_min_interactions
-from data.tables import load_embedding, load_labels, save_embedding
+from data.tables import load_embedding, load_labels, save_embedding, save_places
 from methods import METHODS
 from methods.eraser import Eraser, UserTables
 from methods.losses.objective import Objective
@@ -273,9 +273,11 @@ def fit(
 
 
 def save(config: ExperimentConfig, model: Recommender, folder: RunFolder) -> None:
-    """The weights, and the user embedding by itself."""
+    """The weights, the user embedding by itself, and all places where a user has a vector."""
     save_weights(folder.weights_path(config.target_model), model.state_dict())
     save_embedding(folder.embedding_path, model.user_embedding.detach().cpu().numpy())
+    places = {**model.user_tables(), **model.served()}
+    save_places(folder.places_path, {k: v.detach().cpu().numpy() for k, v in places.items()})
 
 
 def check_run(config: ExperimentConfig) -> None:

@@ -3,6 +3,7 @@
 Arrays only: nothing in a file can run, and nothing that isn't finite gets in.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,23 @@ def save_embedding(path: Path, embedding: np.ndarray) -> str:
     return file_checksum(path)
 
 
-def load_embedding(path: Path) -> np.ndarray:
+def save_places(path: Path, places: Mapping[str, np.ndarray]) -> None:
+    """Write users' vectors of several places, each (n_users, d), as one .npz."""
+    with replace_file(path) as file:
+        np.savez(file, allow_pickle=False, **dict(places))
+
+
+def load_embedding(path: Path, name: str = "user_embedding") -> np.ndarray:
     """A user embedding (n_users, d), float16, 32 or 64.
 
     Args:
-        path: .npy, or .npz with one array or one called user_embedding.
+        path: .npy, or .npz with one array or several, one of them called `name`.
+        name: which.
 
     Raises:
         UserError: no such file, no such array, or a value that is not finite.
     """
-    embedding = load_array(path)
+    embedding = load_array(path, name)
     if embedding.ndim != 2 or embedding.dtype not in FLOATS or not embedding.size:
         shape = tuple(embedding.shape)
         raise UserError(
@@ -44,8 +52,8 @@ def load_embedding(path: Path) -> np.ndarray:
     return embedding
 
 
-def load_array(path: Path) -> np.ndarray:
-    """One array from a .npy or .npz file.
+def load_array(path: Path, name: str = "user_embedding") -> np.ndarray:
+    """One array from a .npy or .npz file, of several the one called `name`.
 
     Raises:
         UserError: no such file, not such a file, or several arrays of other names.
@@ -56,11 +64,9 @@ def load_array(path: Path) -> np.ndarray:
             loaded: Any = np.load(file, allow_pickle=False)
             if isinstance(loaded, np.lib.npyio.NpzFile):
                 names = loaded.files
-                if len(names) != 1 and "user_embedding" not in names:
-                    raise UserError(
-                        f"{path} holds the arrays {', '.join(names)}; call one user_embedding"
-                    )
-                loaded = loaded[names[0] if len(names) == 1 else "user_embedding"]
+                if len(names) != 1 and name not in names:
+                    raise UserError(f"{path} holds the arrays {', '.join(names)}; call one {name}")
+                loaded = loaded[names[0] if len(names) == 1 else name]
             # torch and pandas know this machine's byte order alone
             return loaded.astype(loaded.dtype.newbyteorder("="), copy=False)
     except FileNotFoundError:

@@ -63,8 +63,8 @@ def execute(command: Command, argv: Sequence[str] | None = None) -> int:
         argv: arguments, sys.argv's by default.
 
     Returns:
-        The exit code: 0, 2 where the user can mend something, 1 after an unexpected failure in a
-        sweep, 130 after Ctrl-C.
+        The exit code: 0, 2 where the user can mend something, 3 where a result has the key "gate"
+        with the value "failed", 1 after an unexpected failure in a sweep, 130 after Ctrl-C.
     """
     parser = _Parser(
         prog=command.program,
@@ -104,8 +104,7 @@ def _run_all(command: Command, configs: list[Any]) -> int:
         unique.setdefault(command.same(config), config)
     configs = list(unique.values())
     if len(configs) == 1:
-        command.run(configs[0])
-        return 0
+        return _gate(command.run(configs[0]))
     done: list[dict[str, Any]] = []
     failures: list[str] = []
     exit_code = 0
@@ -127,6 +126,7 @@ def _run_all(command: Command, configs: list[Any]) -> int:
             failures.append(f"error: {point}: {' '.join(line.splitlines())}")
             continue
         done.append(result)
+        exit_code = exit_code or _gate(result)
         if not result.get("found"):
             pace.add(config, time.perf_counter() - start)
     if done:
@@ -134,6 +134,10 @@ def _run_all(command: Command, configs: list[Any]) -> int:
     for failure in failures:
         print(failure, file=sys.stderr)
     return exit_code
+
+
+def _gate(result: dict[str, Any]) -> int:
+    return 3 if result.get("gate") == "failed" else 0
 
 
 class _Pace:

@@ -73,6 +73,7 @@ def key(
 
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
+GATE = r"null-95|0(\.\d+)?"
 DEVICE = r"cpu|cuda(:\d{1,3})?"
 WHOLE_MAX = 2**31 - 1
 """The largest whole number that a key takes where no other bound is stated."""
@@ -226,7 +227,16 @@ class AttackConfig:
     au_trade_off: float = key(1e-6, Group.PLACE, low=0, high=1e12, sweep=True)
     """Trade-off of the attacked u2u or d2d run."""
     attackers: tuple[str, ...] = key(("mlp", "xgb"), Group.PLACE)
-    """The attacking classifiers."""
+    """The attacking classifiers; "strong" = every one of the others."""
+    place: str = key("user_embedding", Group.ATTACK, pattern=NAME, sweep=True)
+    """Which of a run's users' vectors: the user embedding, another user table of the model (ncf:
+    gmf, mlp; lgn: layer0), or the vectors that its scores are made of (lgn: propagated)."""
+    null: int = key(0, Group.ATTACK, low=0, high=9999)
+    """Permutations of the labels on which the whole attack is repeated: what the worst attacker
+    finds where there is nothing to find. 99 take 99 times as long; 0 = no verdict."""
+    fail_above: str | None = key(None, Group.PLACE, pattern=GATE)
+    """Exit code 3 where the worst attacker's leakage |AUC - 0.5| is above this number, or above the
+    95th percentile of the null ("null-95"); null = never."""
     protocol: str = key("shadow", Group.PLACE, choices=("shadow", "cv"), sweep=True)
     """"shadow" trains on a small exposed share (the 2023 paper), "cv" cross-validates (what the
     artefact runs)."""
@@ -397,12 +407,18 @@ def checked(
         return tuple(dict.fromkeys(names))
     if kind is str:
         pattern = rules["pattern"] or r"(?s:.+)"
+        if rules["pattern"] == GATE and isinstance(value, float | int):
+            value = json.dumps(value)
         if isinstance(value, str):
             value = rules["aliases"].get(value, value)
         if allowed and (not isinstance(value, str) or value not in allowed):
             refuse(f"one of {_listed(allowed)}")
         if not isinstance(value, str) or not re.fullmatch(pattern, value):
-            hint = {NAME: "a plain name", DEVICE: '"cpu" or "cuda:0"'}
+            hint = {
+                NAME: "a plain name",
+                DEVICE: '"cpu" or "cuda:0"',
+                GATE: '"null-95" or a number from 0 to 0.5',
+            }
             refuse(hint.get(rules["pattern"], "text"))
         if any(unicodedata.category(character) in ("Cc", "Cs") for character in value):
             refuse("text without control characters")

@@ -100,6 +100,25 @@ def attack_remarks(result: dict[str, Any], original: dict[str, Any] | None) -> l
     return said
 
 
+def verdict_line(result: dict[str, Any]) -> str:
+    """The verdict of an attack in one line."""
+    found, place = result["verdict"], result["place"]
+    auc = f"{found['auc']:.3f}"
+    if found["auc"] < 0.5:
+        auc += f", i.e. {1 - found['auc']:.3f} flipped"
+    beside = (
+        f"the null's 95 % {0.5 + found['null']['95']:.3f} "
+        f"({len(found['null']['values'])} permutations, p = {found['p']:.2g})"
+    )
+    if found["leaks"]:
+        return f"leaks: {place}, read by {found['worst']} at AUC {auc}; {beside}"
+    return (
+        f"no leak found: {place}, the worst of {len(result['attackers'])} attackers, "
+        f"{found['worst']}, has AUC {auc}; {beside}. Reduced inference risk, not anonymity: "
+        "another attacker may find more"
+    )
+
+
 def _next_steps(config: dict[str, Any], folder: Path) -> list[str]:
     """Commands that make sense after this run, naming what differs from the defaults."""
     if config["user_embedding"]:
@@ -183,6 +202,8 @@ def describe_attack(result: dict[str, Any]) -> None:
         if result["positive_class"]
         else "macro averages over classes, AUC one-vs-rest",
     )
+    if "verdict" in result:
+        log.info("%s", verdict_line(result))
     for remark in result["remarks"]:
         log.warning("%s", remark)
     unconverged = sum(scores["unconverged"] for scores in result["attackers"].values())

@@ -44,6 +44,7 @@ def out_of_sample(
     attackers: Sequence[str],
     protocol: Protocol,
     jobs: int = 1,
+    quiet: bool = False,
 ) -> dict[str, list[Scores]]:
     """Train every attacker on every round of a protocol and let it score the round's test users.
 
@@ -53,6 +54,7 @@ def out_of_sample(
         attackers: names in ATTACKERS.
         protocol: the protocol and its settings.
         jobs: processes; changes the speed alone.
+        quiet: without progress.
 
     Returns:
         Each attacker's scores, a round each.
@@ -78,6 +80,7 @@ def out_of_sample(
         desc=f"attacking ({protocol.name})",
         unit="fit",
         leave=False,
+        disable=quiet,
     )
     found = iter(list(results))
     return {name: [next(found) for _ in splits] for name in attackers}

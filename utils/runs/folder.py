@@ -5,6 +5,7 @@
     metrics.jsonl           a line an epoch, or 20 steps of unlearning
     weights/final_model.pth state_dict of the recommender (its name is `target_model`)
     weights/user_embedding.npy (n_users, d) float32
+    weights/user_vectors.npz users' vectors by place: the model's tables, and what it serves
     summary.json            results, seconds, environment, checksums; written last: done
     attack.json, train_log-attack.log   what attack.py found
 
@@ -68,6 +69,11 @@ def first_default(key: str) -> Any:
     return fields[key].metadata["first"]
 
 
+def places_path(folder: Path) -> Path:
+    """Where a run folder has the users' vectors of every place; not in the oldest."""
+    return folder / "weights" / "user_vectors.npz"
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """A run's folder and what tells the run apart from others in the same place.
@@ -116,6 +122,10 @@ class RunFolder:
     @property
     def embedding_path(self) -> Path:
         return embedding_path(self.path)
+
+    @property
+    def places_path(self) -> Path:
+        return places_path(self.path)
 
     def weights_path(self, target_model: str) -> Path:
         """Where the recommender's weights are."""

@@ -200,14 +200,19 @@ def add_attack(
 
 
 def has_attack(
-    record: Record, config: AttackConfig, groups: Collection[Group], run: str | None
+    record: Record,
+    config: AttackConfig,
+    groups: Collection[Group],
+    run: str | None,
+    attackers: Collection[str],
 ) -> bool:
-    """Whether every attacker of this attack has a row.
+    """Whether every one of the attackers has a row of this attack.
 
     Args:
         record, config, groups: as in `add_attack`.
         run: key of the run that is there to be attacked; None where none is, so that whatever
             was attacked there counts.
+        attackers: their names.
     """
     wanted = _text(_attack_which(config, groups))
     found = {
@@ -215,7 +220,7 @@ def has_attack(
         for row in record.rows()
         if wanted.items() <= row.items() and (run is None or row["run"] == short(run))
     }
-    return found >= set(config.attackers)
+    return found >= set(attackers)
 
 
 def _attack_which(config: AttackConfig, groups: Collection[Group]) -> dict[str, Any]:

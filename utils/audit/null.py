@@ -1,0 +1,118 @@
+"""What the worst of several attackers finds where there is nothing to find.
+
+The worst of ten attackers on 500 users stands some way from chance by luck alone. The null says how
+far: the labels are permuted among the users that have one, and the whole attack is repeated on
+them: users drawn and balanced, attackers trained, the worst two-sided leakage taken. Labels that
+belong to no user's vector are the exact null of "the vectors tell nothing", for both protocols.
+Permuting only the test users' labels would be cheaper, and wrong wherever rounds share users.
+
+The p-value of B permutations is (1 + #{null >= observed}) / (B + 1) (Phipson and Smyth, 2010).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from joblib import Parallel, delayed
+from tqdm import tqdm
+
+from utils.audit.leakage import summarise
+from utils.audit.protocols import Protocol
+from utils.audit.scores import out_of_sample
+from utils.seeds import derive, numpy_generator
+
+
+@dataclass(frozen=True)
+class Worst:
+    """The attacker that finds most.
+
+    Attributes:
+        attacker: its name.
+        auc: its mean AUC.
+        leakage: |AUC - 0.5|.
+    """
+
+    attacker: str
+    auc: float
+    leakage: float
+
+    @classmethod
+    def of(cls, attackers: Mapping[str, Any]) -> "Worst":
+        """Of the attackers' figures (see `utils.audit.leakage.summarise`)."""
+        name = max(attackers, key=lambda one: attackers[one]["leakage"])
+        return cls(name, attackers[name]["auc"]["mean"], attackers[name]["leakage"])
+
+
+def null_of_the_worst(
+    embedding: np.ndarray,
+    labels: np.ndarray,
+    attackers: Sequence[str],
+    protocol: Protocol,
+    permutations: int,
+    jobs: int,
+) -> list[float]:
+    """The worst leakage under each permutation of the labels.
+
+    Args:
+        embedding: (n, d).
+        labels: (n,) int64, classes 0 .. C-1, -1 where unknown: these stay where they are.
+        attackers: names in ATTACKERS.
+        protocol: as of the attack; each permutation has draws and attackers of its own.
+        permutations: how many.
+        jobs: processes; changes the speed alone.
+    """
+    work = (
+        delayed(_permuted)(embedding, labels, attackers, protocol, number)
+        for number in range(permutations)
+    )
+    done = Parallel(n_jobs=jobs, return_as="generator")(work)
+    return list(tqdm(done, total=permutations, desc="null", unit="permutation", leave=False))
+
+
+def _permuted(
+    embedding: np.ndarray,
+    labels: np.ndarray,
+    attackers: Sequence[str],
+    protocol: Protocol,
+    number: int,
+) -> float:
+    rng = numpy_generator(protocol.seed, "null", number)
+    shuffled, known = labels.copy(), np.flatnonzero(labels >= 0)
+    shuffled[known] = labels[rng.permutation(known)]
+    own = replace(protocol, seed=derive(protocol.seed, "null", number) % 2**31)
+    found = out_of_sample(embedding, shuffled, attackers, own, quiet=True)
+    return Worst.of(summarise(found, shuffled)["attackers"]).leakage
+
+
+def verdict(attackers: Mapping[str, Any], null: Sequence[float]) -> dict[str, Any]:
+    """What attack.json says of the worst attacker beside its null.
+
+    Returns:
+        {"worst", "auc", "leakage", "null": {"mean", "95", "values"}, "p", "leaks"}; leaks where
+        the leakage is above the null's 95th percentile.
+    """
+    worst = Worst.of(attackers)
+    bound = float(np.quantile(null, 0.95, method="higher"))
+    return {
+        "worst": worst.attacker,
+        "auc": worst.auc,
+        "leakage": worst.leakage,
+        "null": {"mean": float(np.mean(null)), "95": bound, "values": list(null)},
+        "p": (1 + sum(value >= worst.leakage for value in null)) / (len(null) + 1),
+        "leaks": worst.leakage > bound,
+    }
+
+
+def gate(result: Mapping[str, Any], fail_above: str) -> str:
+    """The worst attacker against a leakage, or against its null: "passed" or "failed".
+
+    Args:
+        result: of an attack, with its verdict for "null-95".
+        fail_above: a number, or "null-95".
+    """
+    if fail_above == "null-95":
+        failed = result["verdict"]["leaks"]
+    else:
+        failed = Worst.of(result["attackers"]).leakage > float(fail_above)
+    return "failed" if failed else "passed"
