@@ -1,6 +1,6 @@
 """What attackers' scores tell: the papers' metrics by round, their means, and the leakage."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,15 +22,24 @@ def round_metrics(found: Scores, labels: np.ndarray) -> dict[str, float]:
         labels: (n,) int64 of all users, classes 0 .. C-1, -1 where unknown.
     """
     truth = labels[found.split.test]
-    two = labels.max() == 1
-    average = "binary" if two else "macro"
-    scores = found.scores[:, 1] if two else found.scores
+    average = "binary" if labels.max() == 1 else "macro"
     return {
         "accuracy": accuracy_score(truth, found.predicted),
         "precision": precision_score(truth, found.predicted, average=average, zero_division=0),
         "recall": recall_score(truth, found.predicted, average=average, zero_division=0),
-        "auc": roc_auc_score(truth, scores, multi_class="ovr"),
+        "auc": auc(found, labels),
     }
+
+
+def auc(found: Scores, labels: np.ndarray) -> float:
+    """The AUC alone; arguments as in `round_metrics`."""
+    scores = found.scores[:, 1] if labels.max() == 1 else found.scores
+    return roc_auc_score(labels[found.split.test], scores, multi_class="ovr")
+
+
+def leakage(aucs: Sequence[float]) -> float:
+    """|mean AUC - 0.5| over rounds: two-sided, since an attacker may flip the sign."""
+    return abs(float(np.mean(aucs)) - 0.5)
 
 
 def summarise(found: Mapping[str, list[Scores]], labels: np.ndarray) -> dict[str, Any]:
@@ -60,7 +69,7 @@ def _of_attacker(found: list[Scores], labels: np.ndarray) -> dict[str, Any]:
         values = [row[metric] for row in rows]
         std = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
         summary[metric] = {"mean": float(np.mean(values)), "std": std, "values": values}
-    summary["leakage"] = abs(summary["auc"]["mean"] - 0.5)
+    summary["leakage"] = leakage(summary["auc"]["values"])
     summary["unconverged"] = sum(not one.converged for one in found)
     return summary
 

@@ -17,7 +17,7 @@ import numpy as np
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
-from utils.audit.leakage import summarise
+from utils.audit.leakage import auc, leakage
 from utils.audit.protocols import Protocol
 from utils.audit.scores import out_of_sample
 from utils.seeds import derive, numpy_generator
@@ -82,7 +82,7 @@ def _permuted(
     shuffled[known] = labels[rng.permutation(known)]
     own = replace(protocol, seed=derive(protocol.seed, "null", number) % 2**31)
     found = out_of_sample(embedding, shuffled, attackers, own, quiet=True)
-    return Worst.of(summarise(found, shuffled)["attackers"]).leakage
+    return max(leakage([auc(one, shuffled) for one in rows]) for rows in found.values())
 
 
 def verdict(attackers: Mapping[str, Any], null: Sequence[float]) -> dict[str, Any]:
