@@ -1,9 +1,10 @@
-"""A synthetic set of LFM-2b's published size, in LFM-2b's raw format.
+r"""A synthetic set of LFM-2b's published size, in LFM-2b's raw format.
 
 LFM-2b can't be had any more, so whoever wants to see what its size costs needs a stand-in:
 
     python -m data.synthetic                        # then: python main.py dataset=synthetic-lfm-2b
-    python -m data.synthetic --users 500 --items 800 --interactions 20000 --name synthetic-small
+    python -m data.synthetic --users 500 --women 200 --items 800 --interactions 20000 \
+        --name synthetic-small
 
 Items have long-tailed popularity, users long-tailed activity, and each item leans to one gender
 by a normal draw g: women come to it with odds multiplied by exp(strength * g), men with odds

@@ -28,8 +28,8 @@ from models.base import EmbeddingScorer, Recommender, Scorer
 log = logging.getLogger(__name__)
 
 DENSE_GAIN = 4
-"""How many times as many multiplications a second a dense product does as a sparse one here, the
-gather of its rows included; measured, see `benchmarks.run --propagation`.
+"""How many times as many multiplications a second a dense product does as a sparse one, the gather
+of its rows included. On two CPU cores 3.3 to 5.6, at batches of 256 to 2048 on both MovieLens'.
 """
 
 BLOCK = 256
