@@ -4,7 +4,7 @@ python main.py [--config FILE] [key=value ...]; configs/exp_config.json says wha
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ from methods import METHODS
 from methods.eraser import Eraser, UserTables
 from methods.losses.objective import Objective
 from methods.losses.regularizers import frobenius, ranking
-from methods.unlearning import Optimizer
 from models import MODELS, Recommender, build_model, top_items
 from models.training.loop import train
 from models.training.step import TrainingSettings
@@ -53,12 +52,12 @@ def run(config: ExperimentConfig, asked: bool = True) -> dict[str, Any]:
     method, device = METHODS[config.method], resolve_device(config.device)
     data = load(config, device)
     groups = method.groups - (set() if data.dataset else {Group.DATA, Group.TRAINING})
-    original = original_folder(config, data) if method.post_training and data.dataset else None
+    original = original_folder(config, data) if method.fit and data.dataset else None
     start = original.embedding_path if original else None
     with session(config, groups, data.checksums, method.title, asked, start) as this:
         if this.summary is None:
             threads = Threads(1 if config.threads else available_cores())
-            if not method.post_training:
+            if not method.fit:
                 model, results = train_recommender(config, data, this.folder, threads)
             elif original:
                 first = run(replace(config, method="original"), asked=False)
@@ -227,11 +226,13 @@ def unlearn_recommender(
     load_weights(original.weights_path(config.target_model), model)
     name = next(iter(model.user_tables()))
     theta = model.user_embedding.detach().clone()
-    if config.regularizer == "frobenius":
-        regularizer = frobenius(theta)
-    else:
+
+    def regularizer() -> Objective:
+        if config.regularizer == "frobenius":
+            return frobenius(theta)
         top = top_items(model, dataset.n_users, dataset.n_items, config.ranking_top)
-        regularizer = ranking(model.embedding_scorer(top), config.ranking_margin)
+        return ranking(model.embedding_scorer(top), config.ranking_margin)
+
     eraser = fit(config, {name: theta}, data, regularizer, threads)
     with torch.no_grad():
         model.user_embedding.copy_(eraser.apply({name: theta})[name])
@@ -248,7 +249,7 @@ def unlearn_table(
     # half precision is too coarse to add up 500 small steps in
     dtype = torch.float64 if table.dtype == "float64" else torch.float32
     tables = {"user_embedding": torch.from_numpy(table).to(resolve_device(config.device), dtype)}
-    eraser = fit(config, tables, data, frobenius(tables["user_embedding"]), threads)
+    eraser = fit(config, tables, data, lambda: frobenius(tables["user_embedding"]), threads)
     edited = eraser.apply(tables)["user_embedding"]
     save_embedding(folder.embedding_path, edited.cpu().numpy().astype(table.dtype))
     write_json_lines(folder.path / "metrics.jsonl", eraser.history)
@@ -259,17 +260,13 @@ def fit(
     config: ExperimentConfig,
     tables: UserTables,
     data: Data,
-    regularizer: Objective,
+    regularizer: Callable[[], Objective],
     threads: Threads,
 ) -> Eraser:
-    """Fit the config's post-training method."""
-    method = METHODS[config.method].post_training
+    """Fit the config's post-training method to one table and the attribute."""
+    method = METHODS[config.method].fit
     assert method is not None and data.labels is not None
-    optimizer = Optimizer(
-        config.unlearn_optimizer, config.unlearn_steps, config.unlearn_lr, config.unlearn_tolerance
-    )
-    labels = {config.attribute: data.labels}
-    return method.fit(tables, labels, regularizer, config.au_trade_off, optimizer, threads)
+    return method(config, tables, {config.attribute: data.labels}, regularizer, threads)
 
 
 def save(config: ExperimentConfig, model: Recommender, folder: RunFolder) -> None:
@@ -292,9 +289,9 @@ def check_run(config: ExperimentConfig) -> None:
         raise UserError("target_model can't be \"user_embedding.npy\", the embedding's own name")
     if config.labels and not path:
         raise UserError(f"labels {config.labels} belongs to user_embedding=FILE, which is missing")
-    edits = METHODS[config.method].post_training
+    edits = METHODS[config.method].fit
     if path and not (edits and config.regularizer == "frobenius" and config.labels):
-        able = ", ".join(name for name in METHODS if METHODS[name].post_training)
+        able = ", ".join(name for name in METHODS if METHODS[name].fit)
         raise UserError(
             f"user_embedding {path} needs labels=FILE, a method that edits a finished embedding "
             f'({able}) and regularizer "frobenius": there is no model to train or to rank with'

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from methods.eraser import Labels, TransductiveEraser, UserTables
 from methods.losses.objective import Objective
 from utils.errors import UserError
 from utils.threads import UNCHANGED, Threads
@@ -210,39 +209,6 @@ def unlearn(
         seconds = time.perf_counter() - start
     moved = (theta - theta_star).norm() / theta_star.norm()
     return Unlearned(theta, moved.item(), history, seconds)
-
-
-@dataclass(frozen=True)
-class PostTraining:
-    """A method that minimises eq. 1 with an l_u of its own; transductive.
-
-    Attributes:
-        distinguishability: labels of known users -> l_u.
-    """
-
-    distinguishability: Callable[[Tensor], Objective]
-
-    def fit(
-        self,
-        tables: UserTables,
-        labels: Labels,
-        regularizer: Objective,
-        alpha: float,
-        optimizer: Optimizer,
-        threads: Threads = UNCHANGED,
-    ) -> TransductiveEraser:
-        """As `unlearn`, for the one table and the one attribute that the papers have.
-
-        Raises:
-            UserError: a loss is not finite.
-            ValueError: not one table and one attribute.
-        """
-        ((name, theta_star),), (known,) = tables.items(), labels.values()
-        done = unlearn(
-            theta_star, known, self.distinguishability, regularizer, alpha, optimizer, threads
-        )
-        edited = {name: done.embedding}
-        return TransductiveEraser(dict(tables), edited, done.summary(), done.history)
 
 
 def _diverged(step: int, optimizer: Optimizer, history: list[dict[str, float]]) -> UserError:

@@ -8,7 +8,9 @@ from methods import METHODS, d2d, u2u
 from methods.losses.mmd import mmd, mmd_gradient
 from methods.losses.regularizers import frobenius, ranking
 from methods.unlearning import Optimizer, unlearn
+from utils.config import ExperimentConfig
 from utils.errors import UserError
+from utils.threads import UNCHANGED
 
 
 def users(n=60, k=5, classes=2, seed=0, dtype=torch.float64):
@@ -220,9 +222,10 @@ def test_u2u_leaves_unknown_users_untouched_with_every_optimiser(optimizer):
 
 def test_a_transductive_eraser_edits_the_users_it_was_fitted_on_and_no_others():
     theta, labels = users(40, 3)
-    tables, method = {"gmf": theta}, METHODS["d2d"].post_training
-    optimizer = Optimizer("adam", 3, 0.01)
-    eraser = method.fit(tables, {"gender": labels}, frobenius(theta), 1e-6, optimizer)
+    tables, optimizer = {"gmf": theta}, Optimizer("adam", 3, 0.01)
+    config = ExperimentConfig(method="d2d", unlearn_steps=3, unlearn_lr=0.01)
+    arguments = ({"gender": labels}, lambda: frobenius(theta), UNCHANGED)
+    eraser = METHODS["d2d"].fit(config, tables, *arguments)
     expected = unlearn(theta, labels, d2d.distinguishability, frobenius(theta), 1e-6, optimizer)
     edited = eraser.apply(tables)
     assert torch.equal(edited["gmf"], expected.embedding)

@@ -36,6 +36,7 @@ class Group(Enum):
     POST_TRAINING = "u2u and d2d"
     RETRAIN = "retrain"
     ADV = "adv"
+    CALIBRATED = "calibrated"
     ATTACK = "the attack"
 
 
@@ -132,6 +133,11 @@ class ExperimentConfig:
     """Scale of adv's gradient-reversal layer."""
     adv_width: int = key(16, Group.ADV, low=1)
     """Hidden units of adv's adversary."""
+    calibrated_rho: float = key(0.5, Group.CALIBRATED, low=0, high=1)
+    """calibrated: how far the classes' new means are turned from the drawn directions (0) towards
+    the old differences (1), which moves the embedding least."""
+    calibrated_rounds: int = key(60, Group.CALIBRATED, low=0)
+    """calibrated: rounds of its cross-fitted polish."""
     min_interactions: int | None = key(None, Group.DATA, low=1)
     """Users and items with fewer interactions are removed, repeatedly; 1 = none are, null = the
     dataset's own (lfm-2b 120, all others 5). Every user that stays needs 3."""

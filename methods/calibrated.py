@@ -1,0 +1,326 @@
+"""Calibrated unlearning: the classes are made to differ as random groups of users do.
+
+Erasing every difference that is seen in the sample is not hiding: an attacker who trains on some
+of the users then finds the others on the wrong side, and flips the sign (Snoek, Miletić and
+Scholte, NeuroImage 2019). Any two groups of users differ a little, random ones too. So a random
+partition π of the users is drawn, with groups of the classes' sizes, and each class c gets what its
+group {π = c} has:
+
+1. radius     s_i, the length of x_i - x̄ under Tyler's shape (Ann. Statist. 1987), geometric mean
+              1; v_i = (x_i - x̄) / s_i. Radii follow activity, and a shift of the mean alone would
+              mark the users of small radius.
+2. pool       classes' radii through their quantiles to the common ones; classes' v through the
+              optimal maps between Gaussians, T(A_c, S), to their Wasserstein barycentre S (Agueh
+              and Carlier, SIAM J. Math. Anal. 2011) and the common mean μ.
+3. partition  class c takes, in its own order, the pool's radii of {π = c}, and the mean and
+              covariance of the pool's v there. With rho > 0 the new mean is turned towards the old
+              difference, its length kept, which moves the embedding less.
+4. polish     rounds of: a ridge to the classes on features of one view (linear, or random Fourier
+              features), fitted out of fold; each class is moved along its score's gradient until
+              the out-of-fold class means agree. Only what generalises is removed, and a gap that
+              has turned negative turns the step round.
+
+For Gaussian data moments and the rest are independent: after step 3 the labels look drawn at
+random. Beyond moments there is no theorem, only the polish, and the audit: `python attack.py
+method=calibrated attackers=strong null=99`. Values that many users share (zeros of a non-negative
+factorisation) are not for this method: any map that differs by class writes the class into them.
+"""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+from methods.eraser import Labels, TransductiveEraser, UserTables
+
+FLOOR = 1e-12
+"""Eigenvalues below this share of the largest count as this share."""
+
+TYLER_ROUNDS = BARYCENTRE_ROUNDS = 30
+QUANTILES = 201
+FOLDS = 5
+FEATURES = 400
+"""Random Fourier features of a view."""
+WIDTHS = (0.5, 1.0, 2.0, 4.0)
+"""Squared kernel widths, in numbers of dimensions of standardised features."""
+RIDGE = {"linear": 10.0, "kernel": 1.0}
+STEP = 0.7
+MOST = 20_000
+"""Users that a ridge, or a shape, is fitted on; all are moved."""
+CHUNK = 65_536
+"""Users whose features are held at once."""
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """What came out.
+
+    Attributes:
+        table: (n, d) float64, the edited table.
+        moved: ||x' - x||_F / ||x||_F.
+        history: dicts of a polishing round and its gap: how far, at most, a class's mean score of
+            itself lies from that of all users, out of fold.
+        seconds: of the whole.
+    """
+
+    table: np.ndarray
+    moved: float
+    history: list[dict[str, float]]
+    seconds: float
+
+
+def calibrate(
+    table: np.ndarray, labels: np.ndarray, rho: float, rounds: int, rng: np.random.Generator
+) -> Calibrated:
+    """Edit the users' vectors; see the module's docstring.
+
+    Args:
+        table: (n, d), all users with a label.
+        labels: (n,) int64, classes 0 .. C-1, each with a user.
+        rho: 0 = the drawn means as they are, 1 = turned wholly towards the old differences.
+        rounds: of polishing.
+        rng: draws the partition, the folds and the features.
+    """
+    start = time.perf_counter()
+    x = table.astype(np.float64)
+    centre = x.mean(0)
+    if not (x != x[0]).any():  # all users are one point: nothing to tell, nothing to do
+        return Calibrated(x, 0.0, [], time.perf_counter() - start)
+    radius = tyler_radius(x - centre, rng)
+    v, radius = as_random_partition((x - centre) / radius[:, None], radius, labels, rho, rng)
+    v, history = _polish(v, radius, labels, rounds, rng)
+    edited = centre + v * radius[:, None]
+    moved = float(np.linalg.norm(edited - x) / np.linalg.norm(x))
+    return Calibrated(edited, moved, history, time.perf_counter() - start)
+
+
+def fit(
+    tables: UserTables, labels: Labels, rho: float, rounds: int, rng: np.random.Generator
+) -> TransductiveEraser:
+    """The eraser of one table and one attribute; users of unknown label stay as they are.
+
+    Args:
+        tables, labels: as in every fit (see methods.eraser), here one of each.
+        rho, rounds, rng: see `calibrate`.
+
+    Raises:
+        ValueError: not one table and one attribute.
+    """
+    ((name, table),), (classes,) = tables.items(), labels.values()
+    known = classes >= 0
+    users, theirs = table[known].cpu().numpy(), classes[known].cpu().numpy()
+    with threadpool_limits(1):  # many small products: the same bytes everywhere, and no waiting
+        done = calibrate(users, theirs, rho, rounds, rng)
+    edited = table.clone()
+    edited[known] = torch.from_numpy(done.table).to(table)
+    record = {"moved": done.moved, "seconds": done.seconds}
+    return TransductiveEraser(dict(tables), {name: edited}, record, done.history)
+
+
+def power(matrix: np.ndarray, exponent: float) -> np.ndarray:
+    """A power of a symmetric positive semidefinite matrix."""
+    values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
+    values = np.maximum(values, FLOOR * max(values.max(), np.finfo(float).tiny))
+    return (vectors * values**exponent) @ vectors.T
+
+
+def covariance(x: np.ndarray) -> np.ndarray:
+    """(d, d), with 1/n."""
+    centred = x - x.mean(0)
+    return centred.T @ centred / len(x)
+
+
+def transport(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The optimal map from N(0, A) to N(0, B): A^-½ (A^½ B A^½)^½ A^-½."""
+    root, inverse = power(a, 0.5), power(a, -0.5)
+    return inverse @ power(root @ b @ root, 0.5) @ inverse
+
+
+def barycentre(covariances: list[np.ndarray], weights: np.ndarray) -> np.ndarray:
+    """The covariance of the Gaussians' Wasserstein barycentre, by its fixed point
+    S = S^-½ (Σ p_c (S^½ A_c S^½)^½)² S^-½ (Álvarez-Esteban et al., J. Math. Anal. Appl. 2016).
+    """
+    s = sum(p * a for p, a in zip(weights, covariances, strict=True))
+    for _ in range(BARYCENTRE_ROUNDS):
+        root, inverse = power(s, 0.5), power(s, -0.5)
+        middle = sum(
+            p * power(root @ a @ root, 0.5) for p, a in zip(weights, covariances, strict=True)
+        )
+        s = inverse @ middle @ middle @ inverse
+    return s
+
+
+def tyler_radius(centred: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """(n,) lengths under Tyler's shape matrix, geometric mean 1."""
+    some = centred if len(centred) <= MOST else centred[rng.choice(len(centred), MOST, False)]
+    shape = covariance(some)
+    for _ in range(TYLER_ROUNDS):
+        squared = np.einsum("ij,ij->i", some @ power(shape, -1), some)
+        squared = np.maximum(squared, FLOOR * squared.max())
+        shape = (some / squared[:, None]).T @ some
+        shape /= np.trace(shape)
+    squared = np.einsum("ij,ij->i", centred @ power(shape, -1), centred)
+    logarithm = np.log(np.maximum(squared, FLOOR * squared.max()))
+    return np.exp((logarithm - logarithm.mean()) / 2)
+
+
+def as_random_partition(
+    v: np.ndarray, radius: np.ndarray, labels: np.ndarray, rho: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Steps 2 and 3: v and radii whose classes have the moments of a random partition's groups.
+
+    Args:
+        v: (n, d).
+        radius: (n,).
+        labels, rho, rng: as of `calibrate`.
+    """
+    n, d = v.shape
+    members = [np.flatnonzero(labels == c) for c in range(labels.max() + 1)]
+    groups = rng.permutation(labels)
+    p = np.array([len(users) / n for users in members])
+
+    grid = np.linspace(0, 1, QUANTILES)
+    quantiles = [np.quantile(radius[users], grid) for users in members]
+    common, pool = p @ np.array(quantiles), np.empty_like(radius)
+    for users, own in zip(members, quantiles, strict=True):
+        pool[users] = np.interp(radius[users], own, common)
+    new_radius = np.empty_like(radius)
+    for c, users in enumerate(members):
+        new_radius[users[np.argsort(radius[users])]] = np.sort(pool[groups == c])
+
+    means = [v[users].mean(0) for users in members]
+    # a class of fewer than 4 d users has too poor a covariance to be mapped whole
+    shrink = [max(0.0, 1 - len(users) / (4 * d)) for users in members]
+    own_covariances = [covariance(v[users]) for users in members]
+    pooled = sum(q * a for q, a in zip(p, own_covariances, strict=True))
+    covariances = [(1 - g) * a + g * pooled for g, a in zip(shrink, own_covariances, strict=True)]
+    s, mu = barycentre(covariances, p), p @ np.array(means)
+    to_white, from_white = power(s, -0.5), power(s, 0.5)
+    pool_v = np.empty_like(v)
+    for users, mean, a in zip(members, means, covariances, strict=True):
+        pool_v[users] = mu + (v[users] - mean) @ transport(a, s)
+    new_v = np.empty_like(v)
+    for c, users in enumerate(members):
+        group = pool_v[groups == c]
+        drawn = to_white @ (group.mean(0) - mu)
+        drawn = _turned(drawn, to_white @ (means[c] - mu), rho)
+        target = (1 - shrink[c]) * covariance(group) + shrink[c] * s
+        centred = v[users] - means[c]
+        new_v[users] = mu + from_white @ drawn + centred @ transport(covariances[c], target)
+    return new_v, new_radius
+
+
+def _turned(drawn: np.ndarray, old: np.ndarray, rho: float) -> np.ndarray:
+    """`drawn` with its length, turned so that a share rho of its square lies along `old`."""
+    length, size = np.linalg.norm(old), np.linalg.norm(drawn)
+    if rho == 0 or length == 0 or size == 0:
+        return drawn
+    along = old / length
+    across = drawn - along * (along @ drawn)
+    beside = np.linalg.norm(across)
+    if beside <= FLOOR * size:  # one dimension: only the sign is free
+        return size * along if rho > 0.5 else drawn
+    return size * (np.sqrt(rho) * along + np.sqrt(1 - rho) * across / beside)
+
+
+@dataclass(frozen=True)
+class _View:
+    """Features of users: linear, Fᵀz + b, or random Fourier, sqrt(2/D) cos(Fᵀz + b)."""
+
+    kernel: bool
+    weights: np.ndarray
+    offset: np.ndarray
+
+    def features(self, z: np.ndarray) -> np.ndarray:
+        phase = z @ self.weights.T + self.offset
+        return self._norm * np.cos(phase) if self.kernel else phase
+
+    def gradient(self, z: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
+        """Of features(z) · coefficients in z, a row a user."""
+        if not self.kernel:
+            return coefficients @ self.weights
+        phase = z @ self.weights.T + self.offset
+        return (-self._norm * np.sin(phase) * coefficients) @ self.weights
+
+    @property
+    def _norm(self) -> np.float32:
+        return np.float32(np.sqrt(2 / len(self.weights)))
+
+
+def _view(number: int, z: np.ndarray, white: np.ndarray, rng: np.random.Generator) -> _View:
+    """Linear and kernel views in turn; z are the users that it is scaled by."""
+    d = z.shape[1]
+    spread = z.std(0)
+    standard = np.diag(1 / np.maximum(spread, FLOOR * max(spread.max(), FLOOR)))
+    scale = white if number % 3 == 1 else standard
+    if number % 3 == 0:
+        weights = scale.T.astype(np.float32)
+        return _View(False, weights, -(z.mean(0) @ scale).astype(np.float32))
+    widths = np.resize(np.array(WIDTHS) * d, FEATURES)
+    frequencies = rng.normal(size=(FEATURES, d)) * np.sqrt(2 / widths)[:, None]
+    offset = rng.uniform(0, 2 * np.pi, FEATURES).astype(np.float32)
+    return _View(True, (frequencies @ scale).astype(np.float32), offset)
+
+
+def _polish(
+    v: np.ndarray, radius: np.ndarray, labels: np.ndarray, rounds: int, rng: np.random.Generator
+) -> tuple[np.ndarray, list[dict[str, float]]]:
+    """Step 4, in float32: views of v and of radius · v in turn."""
+    n = len(v)
+    count = np.bincount(labels)
+    v, radius = v.astype(np.float32), radius.astype(np.float32)
+    weight = (n / (len(count) * count[labels])).astype(np.float32)
+    targets = np.eye(len(count), dtype=np.float32)[labels]
+    targets -= targets.mean(0)
+    white = power(covariance(v[rng.choice(n, min(n, MOST), False)].astype(np.float64)), -0.5)
+    history = []
+    for number in tqdm(range(rounds), desc="polishing", unit="round", leave=False):
+        scaled = number % 3 == 2 or number % 6 == 3
+        scale = radius if scaled else np.ones_like(radius)
+        fit_on = rng.choice(n, min(n, MOST), False)
+        view = _view(number, v[fit_on] * scale[fit_on, None], white, rng)
+        fold = rng.permutation(n) % FOLDS
+        ridges = _ridges(
+            view, v[fit_on] * scale[fit_on, None], targets[fit_on], weight[fit_on], fold[fit_on]
+        )
+        own = np.empty_like(v)
+        total = np.zeros((len(count), len(count)))
+        for k, ridge in enumerate(ridges):
+            users = np.flatnonzero(fold == k)
+            for some in np.array_split(users, max(1, len(users) // CHUNK)):
+                z = v[some] * scale[some, None]
+                scores = view.features(z) @ ridge
+                np.add.at(total, labels[some], scores)
+                own[some] = view.gradient(z, ridge.T[labels[some]]) * scale[some, None]
+        mean = total / count[:, None]
+        excess = np.diag(mean) - (count / n) @ mean
+        for c in range(len(count)):
+            users = np.flatnonzero(labels == c)
+            gradient = own[users]
+            step = gradient
+            if view.kernel:  # without a shift of the class's mean
+                s = scale[users, None]
+                step = gradient - s * ((s * gradient).mean(0) / (s**2).mean())
+            slope = max(float((gradient * step).sum(1).mean()), FLOOR)
+            v[users] -= np.float32(STEP * excess[c] / slope) * step
+        history.append({"step": number + 1, "gap": float(np.abs(excess).max())})
+    return v.astype(np.float64), history
+
+
+def _ridges(
+    view: _View, z: np.ndarray, targets: np.ndarray, weight: np.ndarray, fold: np.ndarray
+) -> list[np.ndarray]:
+    """For each fold the coefficients (features, C) that were fitted without it."""
+    features = view.features(z)
+    weighted = features * weight[:, None]
+    grams = [weighted[fold == k].T @ features[fold == k] for k in range(FOLDS)]
+    sides = [weighted[fold == k].T @ targets[fold == k] for k in range(FOLDS)]
+    penalty = RIDGE["kernel" if view.kernel else "linear"] * np.eye(features.shape[1])
+    gram, side = sum(grams), sum(sides)
+    return [
+        np.linalg.solve(gram - one + penalty, side - other).astype(np.float32)
+        for one, other in zip(grams, sides, strict=True)
+    ]

@@ -1,0 +1,172 @@
+"""Calibrated unlearning: what is planted is gone, what isn't there isn't put there."""
+
+import numpy as np
+import pytest
+import torch
+from threadpoolctl import threadpool_limits
+
+from methods import METHODS
+from methods.calibrated import (
+    as_random_partition,
+    barycentre,
+    calibrate,
+    covariance,
+    fit,
+    transport,
+    tyler_radius,
+)
+from tests.test_audit import CV, shifted, spread, xor
+from utils.audit.leakage import summarise
+from utils.audit.null import Worst
+from utils.audit.scores import out_of_sample
+from utils.config import ExperimentConfig
+from utils.threads import UNCHANGED
+
+ATTACKERS = ["logistic", "qda", "svm", "boosting", "knn"]
+N = 1200
+NULL = 0.07
+"""Just above the worst of ATTACKERS in 40 permutations of random labels (95 %: 0.062)."""
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    with threadpool_limits(1):
+        yield
+
+
+def random_covariance(rng, d=4):
+    root = rng.normal(size=(d, d))
+    return root @ root.T + np.eye(d) / 10
+
+
+def worst(embedding, labels):
+    found = summarise(out_of_sample(embedding, labels, ATTACKERS, CV), labels)
+    return Worst.of(found["attackers"])
+
+
+def nothing(embedding, labels):
+    """Labels that belong to no vector."""
+
+
+def larger(embedding, labels):
+    """Users of class 1 have longer vectors, in a distribution with heavy tails."""
+    rng = np.random.default_rng(5)
+    embedding *= np.exp(rng.normal(size=len(embedding)) / 2 + 0.4 * labels)[:, None]
+
+
+@pytest.mark.parametrize("plant", [nothing, shifted, spread, xor, larger])
+def test_neither_what_was_planted_is_found_nor_what_was_not(plant):
+    """Two-sided."""
+    rng = np.random.default_rng(0)
+    embedding, labels = rng.normal(size=(N, 6)), rng.integers(0, 2, N)
+    plant(embedding, labels)
+    before = worst(embedding, labels)
+    assert before.leakage > 0.15 or plant is nothing
+    done = calibrate(embedding, labels, 0.5, 60, np.random.default_rng(1))
+    after = worst(done.table, labels)
+    assert after.leakage < NULL, after
+
+
+def test_classes_get_the_moments_of_a_random_partition():
+    rng = np.random.default_rng(0)
+    labels = rng.permutation(np.repeat([0, 1, 2], [150, 100, 50]))  # 4 d users and more each
+    v = rng.normal(size=(300, 3)) @ random_covariance(rng, 3) + labels[:, None]
+    radius = np.exp(rng.normal(size=300) + labels)
+    new_v, new_radius = as_random_partition(v, radius, labels, 0.0, np.random.default_rng(7))
+
+    groups = np.random.default_rng(7).permutation(labels)
+    p = np.bincount(labels) / 300
+    means = np.stack([v[labels == c].mean(0) for c in range(3)])
+    s = barycentre([covariance(v[labels == c]) for c in range(3)], p)
+    pool = np.empty_like(v)
+    for c in range(3):
+        there = transport(covariance(v[labels == c]), s)
+        pool[labels == c] = p @ means + (v[labels == c] - means[c]) @ there
+    for c in range(3):
+        np.testing.assert_allclose(new_v[labels == c].mean(0), pool[groups == c].mean(0))
+        np.testing.assert_allclose(
+            covariance(new_v[labels == c]), covariance(pool[groups == c]), atol=1e-8
+        )
+        order = np.argsort(radius[labels == c])
+        assert (np.diff(new_radius[labels == c][order]) >= 0).all()  # ranks within a class stay
+    assert (
+        np.ptp([new_radius[labels == c].mean() for c in range(3)])
+        < 1
+        < np.ptp([radius[labels == c].mean() for c in range(3)])
+    )
+
+
+def test_rho_keeps_the_length_of_the_drawn_mean_and_turns_it():
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], 200)
+    v = rng.normal(size=(400, 3)) + labels[:, None]
+    moved = [
+        np.linalg.norm(
+            as_random_partition(v, np.ones(400), labels, rho, np.random.default_rng(3))[0] - v
+        )
+        for rho in (0.0, 0.5, 1.0)
+    ]
+    assert moved[0] > moved[1] > moved[2]
+
+
+def test_optimal_maps_and_barycentres_of_gaussians():
+    rng = np.random.default_rng(0)
+    a, b = random_covariance(rng), random_covariance(rng)
+    there = transport(a, b)
+    np.testing.assert_allclose(there, there.T, atol=1e-10)
+    np.testing.assert_allclose(there @ a @ there, b, rtol=1e-8)
+    diagonals, weights = rng.uniform(0.5, 3, size=(3, 4)), np.array([0.5, 0.3, 0.2])
+    found = barycentre([np.diag(one) for one in diagonals], weights)
+    np.testing.assert_allclose(found, np.diag((weights @ np.sqrt(diagonals)) ** 2), atol=1e-8)
+
+
+def test_tylers_radius_does_not_see_a_linear_map():
+    rng = np.random.default_rng(0)
+    x = rng.standard_t(2, size=(500, 4))  # no covariance to speak of
+    mapped = x @ random_covariance(rng)
+    one, two = (tyler_radius(z, np.random.default_rng(0)) for z in (x, mapped))
+    np.testing.assert_allclose(one, two, rtol=1e-3)
+    assert np.log(one).mean() == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        np.ones((40, 3)),
+        np.zeros((40, 3)),
+        np.random.default_rng(0).normal(size=(40, 1)),
+        np.random.default_rng(0).normal(size=(40, 2)) @ np.ones((2, 5)),
+        np.random.default_rng(0).normal(size=(40, 30)),
+    ],
+    ids=["one point", "zeros", "one dimension", "rank one", "more dimensions than a class"],
+)
+def test_degenerate_tables_stay_finite(table):
+    labels = np.arange(40) % 3
+    done = calibrate(table, labels, 0.5, 12, np.random.default_rng(0))
+    assert np.isfinite(done.table).all()
+    assert np.isfinite(done.moved)
+    assert np.abs(done.table).max() <= 100 * max(1, np.abs(table).max())
+
+
+def test_users_of_unknown_label_stay_and_a_seed_repeats():
+    rng = np.random.default_rng(0)
+    table = torch.from_numpy(rng.normal(size=(60, 4)).astype(np.float32))
+    labels = torch.arange(60) % 3 - 1
+
+    def edited(seed):
+        config = ExperimentConfig(method="calibrated", seed=seed)
+        arguments = (config, {"gmf": table}, {"gender": labels}, lambda: None, UNCHANGED)
+        return METHODS["calibrated"].fit(*arguments).apply({"gmf": table})["gmf"]
+
+    first = edited(0)
+    assert first.dtype == table.dtype
+    assert torch.equal(first[labels < 0], table[labels < 0])
+    assert not (first[labels >= 0] == table[labels >= 0]).all(1).any()
+    assert torch.equal(first, edited(0))
+    assert not torch.equal(first, edited(1))
+
+
+def test_one_table_and_one_attribute():
+    table, labels = torch.zeros(9, 2), torch.arange(9) % 2
+    with pytest.raises(ValueError):
+        fit({"a": table, "b": table}, {"gender": labels}, 0.5, 1, np.random.default_rng(0))
