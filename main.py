@@ -222,7 +222,7 @@ def unlearn_recommender(
     unlearned = edit(config, theta, data, regularizer, folder, threads)
     with torch.no_grad():
         model.user_embedding.copy_(unlearned.embedding)
-    return model, unlearned.summary()
+    return model, unlearned.summary("float32")
 
 
 def unlearn_table(
@@ -236,7 +236,7 @@ def unlearn_table(
     theta = torch.from_numpy(table).to(resolve_device(config.device), dtype)
     unlearned = edit(config, theta, data, frobenius(theta), folder, threads)
     save_embedding(folder.embedding_path, unlearned.embedding.cpu().numpy().astype(table.dtype))
-    return unlearned.summary()
+    return unlearned.summary(table.dtype)
 
 
 def edit(

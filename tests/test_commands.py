@@ -161,6 +161,8 @@ def test_the_closed_form_of_u2u(workspace, capsys):
     )
     before, after = (summary["losses"][when] for when in ("before", "after"))
     assert after["distinguishability"] < 1e-9 * before["distinguishability"]
+    (remark,) = (one for one in summary["remarks"] if "within the rounding" in one)
+    assert f"warning: {remark}" in capsys.readouterr().out
     for wrong in (["method=d2d"], ["method=u2u", "regularizer=ranking"]):
         assert main.main([*QUICK, "unlearn_optimizer=exact", *wrong]) == 2
         assert "has no closed form" in capsys.readouterr().err

@@ -50,6 +50,20 @@ def test_an_embedding_is_unlearned_in_its_shape_dtype_and_order(workspace, dtype
     assert auc(path) < auc(workspace / "mine.npy") - 0.2
 
 
+@pytest.mark.parametrize(("dtype", "remarks"), [(np.float16, 1), (np.float32, 0)])
+def test_rounding_is_that_of_the_saved_numbers(workspace, dtype, remarks):
+    embedding, labels = planted(dtype=dtype)
+    np.save(workspace / "mine.npy", embedding)
+    write_labels(workspace, labels)
+    # users of a class end some 1e-4 of their size apart, as nothing to float16
+    exact = ["method=u2u", "unlearn_optimizer=exact", "au_trade_off=0.1"]
+    assert unlearn(*exact) == 0
+    folder = workspace / "exp_results/external/mine/u2u/alpha-0.1/seed-0"
+    summary = json.loads((folder / "summary.json").read_text())
+    assert len(summary["remarks"]) == remarks
+    assert summary["spread"]["rounding"] == np.finfo(dtype).eps
+
+
 def test_npz_and_npy_labels_and_unknown_ones(workspace):
     embedding, labels = planted()
     labels = labels.copy()

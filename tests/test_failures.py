@@ -313,6 +313,18 @@ def test_a_loss_of_ten_percent_is_tolerated():
     assert remarks({"test": {"HR@10": 0.0}}) == []
 
 
+def test_classes_that_end_within_rounding_are_said_in_words():
+    def of(spread, rounding):
+        return remarks({"spread": {"of_class": spread, "rounding": rounding}})
+
+    assert of(1e-3, 1e-7) == []
+    (remark,) = of(1e-3, 1e-3)
+    assert "lie 1.0e-03 of their size apart, within the rounding of the saved" in remark
+    lost = {"original": {"HR@10": 0.5}, "test": {"HR@10": 0.1}}
+    both = remarks(lost | {"spread": {"of_class": 0.0, "rounding": 1e-7}})
+    assert len(both) == 2
+
+
 def test_more_leakage_than_in_the_original_is_said_in_words(workspace, capsys):
     assert main.main([*TINY, 'method=["original", "u2u"]', "unlearn_steps=2"]) == 0
     arguments = [*ATTACK, 'method=["original", "u2u"]']
