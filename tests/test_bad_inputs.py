@@ -258,7 +258,8 @@ def test_embeddings_that_are_none(workspace, capsys, command, what):
 
 LABELS = {
     "bool": np.array([True, False]),
-    "float": np.array([0.0, 1.0]),
+    "fractions": np.array([0.0, 0.5]),
+    "infinite": np.array([0.0, np.inf], np.float16),
     "dates": np.array(["2020", "2021"], "datetime64[Y]"),
     "bytes": np.array([b"F", b"M"]),
     "records": np.zeros(2, [("a", "f4"), ("b", "i4")]),
@@ -274,7 +275,9 @@ def test_labels_that_are_none(workspace, capsys, what):
     np.save("x.npy", np.eye(2, dtype=np.float32))
     np.save("l.npy", LABELS[what])
     assert attack.main(["user_embedding=x.npy", "labels=l.npy"]) == 2
-    one_line(capsys.readouterr().err, "l.npy must hold")
+    wrong_number = what in ("fractions", "infinite")
+    says = "l.npy: row 1 must be a whole" if wrong_number else "l.npy must hold"
+    one_line(capsys.readouterr().err, says)
 
 
 def test_another_machines_byte_order_is_the_same_numbers(workspace):
