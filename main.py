@@ -18,7 +18,7 @@ from data.dataset import Attribute, Dataset, load_attribute, load_dataset
 from data.prepare import PrepareSettings, locked_dataset, prepared_folder
 from data.sampling import NegativeSampler
 from data.sources.formats import default_min_interactions
-from data.tables import load_embedding, load_labels, save_embedding
+from data.tables import check_squares, load_embedding, load_labels, save_embedding
 from methods import METHODS
 from methods.losses.objective import Objective
 from methods.losses.regularizers import frobenius, ranking
@@ -109,6 +109,7 @@ def load(config: ExperimentConfig, device: torch.device) -> Data:
         assert config.labels  # checked at the door
         path = Path(config.user_embedding)
         table, dataset = load_embedding(path), None
+        check_squares(path, table)
         attribute: Attribute | None = load_labels(Path(config.labels), config.attribute, len(table))
         checksums = {"original": file_checksum(path)}
     else:

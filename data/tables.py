@@ -17,6 +17,10 @@ from utils.runs.files import file_checksum, replace_file
 log = logging.getLogger(__name__)
 
 FLOATS = (np.float16, np.float32, np.float64)
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+SQUARED_WELL = 1e15
+"""The squares of 10^8 such values still add up in float32, and those of their inverses are no 0."""
 
 
 def save_embedding(path: Path, embedding: np.ndarray) -> str:
@@ -33,7 +37,7 @@ def load_embedding(path: Path) -> np.ndarray:
         path: .npy, or .npz with one array or one called user_embedding.
 
     Raises:
-        UserError: no such file, no such array, or a value that is not finite.
+        UserError: no such file, no such array, or a value that is not finite in float32.
     """
     embedding = load_array(path)
     if embedding.ndim != 2 or embedding.dtype not in FLOATS or not embedding.size:
@@ -44,7 +48,34 @@ def load_embedding(path: Path) -> np.ndarray:
     if not np.isfinite(embedding).all():
         row = int(np.flatnonzero(~np.isfinite(embedding).all(1))[0])
         raise UserError(f"{path}: row {row} has a value that is not finite")
+    row, value = _largest(embedding)
+    if abs(value) > FLOAT32_MAX:
+        raise UserError(
+            f"{path}: row {row} has the value {value:g}, beyond float32, in which the attackers "
+            "compute; divide all by a constant"
+        )
     return embedding
+
+
+def check_squares(path: Path, embedding: np.ndarray) -> None:
+    """Refuse values whose squares, of which unlearning's losses are made, leave float32.
+
+    Raises:
+        UserError: names the row of the largest value. An embedding of zeros is let through.
+    """
+    row, value = _largest(embedding)
+    if value and not 1 / SQUARED_WELL <= abs(value) <= SQUARED_WELL:
+        mend = "divide" if abs(value) > 1 else "multiply"
+        raise UserError(
+            f"{path}: the largest value, {value:g} in row {row}, is beyond what float32 can square "
+            f"and add up; {mend} all by a constant"
+        )
+
+
+def _largest(embedding: np.ndarray) -> tuple[int, float]:
+    """The value that is farthest from zero, after its row."""
+    row, column = np.unravel_index(np.abs(embedding).argmax(), embedding.shape)
+    return int(row), float(embedding[row, column])
 
 
 def load_array(path: Path) -> np.ndarray:

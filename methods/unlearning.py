@@ -43,7 +43,7 @@ class Unlearned:
 
     Attributes:
         embedding: (n, K), the new user embedding.
-        moved: ||θ - θ*||_F / ||θ*||_F.
+        moved: ||θ - θ*||_F / ||θ*||_F; 0 where nothing moved.
         spread: of the edited users within their classes; see `class_spread`.
         history: dicts of step, distinguishability (l_u) and regularizer (l_r) after that step;
             the first is that of θ*, the last that of the result.
@@ -211,7 +211,8 @@ def unlearn(
         start = time.perf_counter()
         STEPPERS[optimizer.name](problem, theta, optimizer, threads, report, tick)
         seconds = time.perf_counter() - start
-    moved = (theta - theta_star).norm() / theta_star.norm()
+    change = (theta - theta_star).norm()
+    moved = change / theta_star.norm() if change else change  # an embedding of zeros stays one
     spread = class_spread(theta[known], labels[known])
     return Unlearned(theta, moved.item(), spread, history, seconds)
 

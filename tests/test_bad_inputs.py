@@ -241,6 +241,10 @@ EMBEDDINGS = {
     "no users": (np.ones((0, 4), np.float32), "got float32 (0, 4)"),
     "no dimensions": (np.ones((4, 0), np.float32), "got float32 (4, 0)"),
     "records": (np.zeros((2, 2), [("a", "f4")]), "must hold a float array"),
+    "beyond float32": (
+        np.array([[1, 2], [3, -1e39]]),
+        "x.npy: row 1 has the value -1e+39, beyond float32, in which the attackers compute; divide",
+    ),
 }
 
 
@@ -253,6 +257,26 @@ def test_embeddings_that_are_none(workspace, capsys, command, what):
     arguments = ["user_embedding=x.npy", "labels=l.csv"]
     assert command(arguments + (["method=d2d"] if command is main.main else [])) == 2
     one_line(capsys.readouterr().err, says)
+    assert not Path("exp_results").exists()
+
+
+SQUARES = {
+    "1e38": (np.array([[1, 2], [-1e38, 3]], np.float32), "-1e+38 in row 1, is", "divide"),
+    "1e18": (np.array([[1, 1e18], [-1, 3]], np.float32), "1e+18 in row 0, is", "divide"),
+    "1e-30": (np.array([[0, 0], [1e-30, 0]], np.float32), "1e-30 in row 1, is", "multiply"),
+}
+
+
+@pytest.mark.parametrize("method", ["u2u", "d2d"])
+@pytest.mark.parametrize("what", SQUARES)
+def test_embeddings_that_have_no_distances(workspace, capsys, what, method):
+    array, says, mend = SQUARES[what]
+    np.save("x.npy", array)
+    Path("l.csv").write_text("gender\nF\nM\n")
+    assert main.main(["user_embedding=x.npy", "labels=l.csv", f"method={method}"]) == 2
+    error = capsys.readouterr().err
+    one_line(error, f"x.npy: the largest value, {says}")
+    assert f"{mend} all by a constant" in error
     assert not Path("exp_results").exists()
 
 

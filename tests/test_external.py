@@ -65,6 +65,18 @@ def test_rounding_is_that_of_the_saved_numbers(workspace, dtype, remarks):
     assert summary["spread"]["rounding"] == np.finfo(dtype).eps
 
 
+@pytest.mark.parametrize("method", ["u2u", "d2d"])
+def test_zeros_stay_where_they_are_and_the_summary_is_json(workspace, method):
+    embedding, labels = planted()
+    np.save(workspace / "mine.npy", embedding * 0)
+    write_labels(workspace, labels)
+    assert unlearn(f"method={method}", "unlearn_steps=3") == 0
+    folder = workspace / f"exp_results/external/mine/{method}/seed-0"
+    summary = json.loads((folder / "summary.json").read_text(), parse_constant=pytest.fail)
+    assert summary["moved"] == 0
+    assert not np.load(folder / "weights/user_embedding.npy").any()
+
+
 def test_npz_and_npy_labels_and_unknown_ones(workspace):
     embedding, labels = planted()
     labels = labels.copy()
