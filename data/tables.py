@@ -99,7 +99,7 @@ def load_array(path: Path) -> np.ndarray:
             return loaded.astype(loaded.dtype.newbyteorder("="), copy=False)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
-    except UserError:
+    except (UserError, PermissionError):
         raise
     except Exception as error:  # a damaged file can raise anything at all
         raise UserError(f"{path} is not a NumPy array file ({first_line(error)})") from None
@@ -178,6 +178,8 @@ def _from_csv(path: Path, name: str) -> pd.Series:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; name the labels' file") from None
+    except PermissionError:
+        raise
     except (ValueError, OSError) as error:
         raise UserError(f"{path} is not a CSV file ({error})") from None
     if name not in table and table.shape[1] != 1:

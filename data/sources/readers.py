@@ -134,6 +134,8 @@ def explain(
             for number, line in enumerate(lines, start=1):
                 if number >= first_line and line.strip():
                     _check_line(f"{path}, line {number}", line.rstrip("\n"), separator, columns)
+    except PermissionError:
+        raise
     except (EOFError, OSError) as error:
         raise UserError(f"{path} is damaged after line {number} ({error}); get it again") from None
     except UnicodeDecodeError:
