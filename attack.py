@@ -3,10 +3,17 @@
 python attack.py [--config FILE] [key=value ...]; configs/attack_config.json says what to do.
 """
 
-import logging
 import sys
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+
+if __name__ == "__main__":  # before the imports that take their time
+    sys.path.insert(0, str(Path(__file__).parent))  # python -I leaves it out
+    from utils.start import start
+
+    start("attack")
+
+import logging
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -241,7 +248,3 @@ COMMAND = Command(
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     return execute(COMMAND, argv)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -4,9 +4,16 @@ python main.py [--config FILE] [key=value ...]; configs/exp_config.json says wha
 """
 
 import sys
+from pathlib import Path
+
+if __name__ == "__main__":  # before the imports that take their time
+    sys.path.insert(0, str(Path(__file__).parent))  # python -I leaves it out
+    from utils.start import start
+
+    start("main")
+
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -325,7 +332,3 @@ COMMAND = Command(
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     return execute(COMMAND, argv)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

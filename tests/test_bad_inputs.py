@@ -170,9 +170,13 @@ def test_there_are_at_least_sixty():
     ("program", "row"),
     [("main.py", "dataset=nowhere"), ("attack.py", "folds=1")],
 )
-def test_in_processes_of_their_own(workspace, program, row):
+@pytest.mark.parametrize("isolated", [[], ["-I"]])
+def test_in_processes_of_their_own(workspace, program, row, isolated):
     done = subprocess.run(
-        [sys.executable, PROJECT / program, row], cwd=workspace, capture_output=True, text=True
+        [sys.executable, *isolated, PROJECT / program, row],
+        cwd=workspace,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 2
     one_line(done.stderr, (MAIN | ATTACK)[row])
