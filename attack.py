@@ -3,16 +3,23 @@
 python attack.py [--config FILE] [key=value ...]; configs/attack_config.json says what to do.
 """
 
-import logging
 import sys
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+
+if __name__ == "__main__":  # before the imports that take their time
+    sys.path.insert(0, str(Path(__file__).parent))  # python -I leaves it out
+    from utils.start import start
+
+    start("attack")
+
+import logging
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from data.dataset import Attribute, load_attribute
+from data.dataset import Attribute, data_checksum, load_attribute
 from data.tables import load_embedding, load_labels
 from methods import METHODS
 from models import MODELS
@@ -133,7 +140,11 @@ def load_run(config: AttackConfig) -> np.ndarray:
 
 
 def load_run_labels(config: AttackConfig, n_users: int) -> Attribute:
-    """The true labels of the users of a run's embedding, which has `n_users` rows."""
+    """The true labels of the users of a run's embedding, which has `n_users` rows.
+
+    Raises:
+        UserError: what is prepared is not what the run was trained on.
+    """
     prepared = Path(config.dataset_path) / config.dataset / "preprocess"
     if not prepared.is_dir():
         raise UserError(
@@ -141,6 +152,7 @@ def load_run_labels(config: AttackConfig, n_users: int) -> Attribute:
             f"python main.py dataset={config.dataset} dataset_path={config.dataset_path}"
         )
     with locked(prepared, busy="wait"):
+        check_data(prepared, run_path(config, METHODS[config.method].groups))
         attribute = load_attribute(prepared, config.attribute)
     if len(attribute.labels) != n_users:
         raise UserError(
@@ -148,6 +160,23 @@ def load_run_labels(config: AttackConfig, n_users: int) -> Attribute:
             "rows: it was trained on other data; run main.py again"
         )
     return attribute
+
+
+def check_data(prepared: Path, folder: Path) -> None:
+    """Refuse a prepared folder with other data than a finished run was trained on: its users may be
+    as many and others.
+    """
+    summary = read_json_object(folder / "summary.json") or {}
+    known, made = summary.get("checksums", {}).get("data"), summary.get("config", {})
+    if known is None:
+        return
+    held_out, split_seed = made.get("selection") == "validation", made.get("split_seed", 0)
+    if data_checksum(prepared, held_out, split_seed) != known:
+        again = command_for("main.py", ExperimentConfig, made)
+        raise UserError(
+            f"{prepared} holds other data than {folder} was trained on; to prepare that again: "
+            f"{again}"
+        )
 
 
 def target_run(config: AttackConfig, folder: Path) -> Target:
@@ -257,7 +286,3 @@ COMMAND = Command(
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     return execute(COMMAND, argv)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

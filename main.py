@@ -4,9 +4,16 @@ python main.py [--config FILE] [key=value ...]; configs/exp_config.json says wha
 """
 
 import sys
+from pathlib import Path
+
+if __name__ == "__main__":  # before the imports that take their time
+    sys.path.insert(0, str(Path(__file__).parent))  # python -I leaves it out
+    from utils.start import start
+
+    start("main")
+
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +25,7 @@ from data.dataset import Attribute, Dataset, load_attribute, load_dataset
 from data.prepare import PrepareSettings, locked_dataset, prepared_folder
 from data.sampling import NegativeSampler
 from data.sources.formats import default_min_interactions
-from data.tables import load_embedding, load_labels, save_embedding, save_places
+from data.tables import check_squares, load_embedding, load_labels, save_embedding, save_places
 from methods import METHODS
 from methods.eraser import Eraser, UserTables
 from methods.losses.objective import Objective
@@ -114,6 +121,7 @@ def load(config: ExperimentConfig, device: torch.device) -> Data:
         assert config.labels  # checked at the door
         path = Path(config.user_embedding)
         table, dataset = load_embedding(path), None
+        check_squares(path, table)
         attribute: Attribute | None = load_labels(Path(config.labels), config.attribute, len(table))
         checksums = {"original": file_checksum(path)}
     else:
@@ -237,7 +245,7 @@ def unlearn_recommender(
     with torch.no_grad():
         model.user_embedding.copy_(eraser.apply({name: theta})[name])
     write_json_lines(folder.path / "metrics.jsonl", eraser.history)
-    return model, eraser.record
+    return model, recorded(eraser, "float32")
 
 
 def unlearn_table(
@@ -253,7 +261,7 @@ def unlearn_table(
     edited = eraser.apply(tables)["user_embedding"]
     save_embedding(folder.embedding_path, edited.cpu().numpy().astype(table.dtype))
     write_json_lines(folder.path / "metrics.jsonl", eraser.history)
-    return eraser.record
+    return recorded(eraser, table.dtype)
 
 
 def fit(
@@ -267,6 +275,12 @@ def fit(
     method = METHODS[config.method].fit
     assert method is not None and data.labels is not None
     return method(config, tables, {config.attribute: data.labels}, regularizer, threads)
+
+
+def recorded(eraser: Eraser, saved: np.dtype | str) -> dict[str, Any]:
+    """What the summary records of a fit whose result is saved in this dtype."""
+    rounding = {"rounding": float(np.finfo(saved).eps)} if "spread" in eraser.record else {}
+    return eraser.record | rounding
 
 
 def save(config: ExperimentConfig, model: Recommender, folder: RunFolder) -> None:
@@ -334,7 +348,3 @@ COMMAND = Command(
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     return execute(COMMAND, argv)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -125,17 +125,14 @@ def load_dataset(
     Raises:
         UserError: a file is missing or damaged.
     """
-    train_path, test_path = existing(folder, TRAIN), existing(folder, TEST)
-    digest = hashlib.sha256(train_path.read_bytes() + test_path.read_bytes())
-    train, test = read_pairs(train_path), read_candidates(test_path)
+    train = read_pairs(existing(folder, TRAIN))
+    test = read_candidates(existing(folder, TEST))
     n_users = int(max(train[:, 0].max(), test.users.max())) + 1
     # items that nobody touched stand in none of the files
     n_items = max(int(train[:, 1].max()) + 1, int(test.items.max()) + 1, stated_items(folder))
     validation = None
-    if hold_out_validation and (is_ours(folder) or (folder / VALIDATION[0]).exists()):
-        validation_path = existing(folder, VALIDATION)
-        digest.update(validation_path.read_bytes())
-        validation = read_candidates(validation_path)
+    if hold_out_validation and _has_validation(folder):
+        validation = read_candidates(existing(folder, VALIDATION))
     elif hold_out_validation:
         log.info(
             "%s has no validation interactions and no times: each user's last training line is "
@@ -143,7 +140,6 @@ def load_dataset(
             folder,
             split_seed,
         )
-        digest.update(f"validation drawn with {split_seed}".encode())
         validation = draw_validation(train, test, n_items, split_seed)
     if validation is not None:
         # also among the training file's lines
@@ -158,9 +154,28 @@ def load_dataset(
         train=torch.from_numpy(np.ascontiguousarray(train)),
         validation=validation,
         test=test,
-        checksum=digest.hexdigest(),
+        checksum=data_checksum(folder, hold_out_validation, split_seed),
         graph_path=folder / graph_name if is_ours(folder) else None,
     )
+
+
+def data_checksum(folder: Path, hold_out_validation: bool, split_seed: int) -> str:
+    """The checksum of the dataset that `load_dataset` reads there, without parsing anything.
+
+    Raises:
+        UserError: a file is missing.
+    """
+    paths = [existing(folder, TRAIN), existing(folder, TEST)]
+    if hold_out_validation and _has_validation(folder):
+        paths.append(existing(folder, VALIDATION))
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in paths))
+    if hold_out_validation and not _has_validation(folder):
+        digest.update(f"validation drawn with {split_seed}".encode())
+    return digest.hexdigest()
+
+
+def _has_validation(folder: Path) -> bool:
+    return is_ours(folder) or (folder / VALIDATION[0]).exists()
 
 
 def draw_validation(

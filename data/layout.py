@@ -4,6 +4,7 @@ Ours (`data.prepare`) has a meta.json. The authors' has the same training and te
 the names of their programs or those of the 2025 paper, and the labels in a pickled dict.
 """
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pandas as pd
 import torch
 
 from data.sources.pickles import load_dict
+from data.sources.readers import check_columns, read_named
 from utils.errors import UserError
 from utils.metrics import Candidates
 from utils.runs.files import read_json_object
@@ -42,10 +44,7 @@ def existing(folder: Path, names: tuple[str, ...]) -> Path:
     paths = [folder / name for name in names if (folder / name).is_file()]
     if not paths:
         also = f" (or {', '.join(names[1:])})" if names[1:] else ""
-        raise UserError(
-            f"{folder / names[0]}{also} is missing; delete or rename the folder {folder} to have "
-            "it prepared anew"
-        )
+        raise UserError(f"{folder / names[0]}{also} is missing; {_anew(folder)}")
     return paths[0]
 
 
@@ -111,17 +110,36 @@ def read_candidates(path: Path) -> Candidates:
 
 
 def read_users(folder: Path) -> pd.DataFrame:
-    """Our users.csv: a text column an attribute, "" = unknown, in the order of the indices."""
-    path = existing(folder, USERS)
-    users = pd.read_csv(path, index_col="index", dtype=str, keep_default_na=False)
-    return users.drop(columns="raw_id")
+    """Our users.csv: a text column an attribute, "" = unknown, in the order of the indices.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    path, mend = existing(folder, USERS), _anew(folder)
+    try:
+        users = read_named(path, ",", csv.QUOTE_MINIMAL)
+    except UserError as error:
+        raise UserError(f"{error}; {mend}") from None
+    check_columns(path, ["index", "raw_id"], users, mend)
+    count = _stated(folder, "users") or len(users)
+    if users["index"].tolist() != [str(user) for user in range(count)]:
+        raise UserError(f"{path} is damaged: its lines are not users 0 to {count - 1}; {mend}")
+    return users.drop(columns=["index", "raw_id"])
 
 
 def stated_items(folder: Path) -> int:
     """How many items our meta.json says there are; 0 where it isn't there or doesn't."""
+    return _stated(folder, "items")
+
+
+def _stated(folder: Path, what: str) -> int:
     meta = read_json_object(folder / META) if is_ours(folder) else None
-    items = (meta or {}).get("items")
-    return items if isinstance(items, int) else 0
+    count = (meta or {}).get(what)
+    return count if isinstance(count, int) else 0
+
+
+def _anew(folder: Path) -> str:
+    return f"delete or rename the folder {folder} to have it prepared anew"
 
 
 def read_genders(folder: Path) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 Arrays only: nothing in a file can run, and nothing that isn't finite gets in.
 """
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,13 @@ from data.dataset import Attribute
 from utils.errors import UserError, first_line
 from utils.runs.files import file_checksum, replace_file
 
+log = logging.getLogger(__name__)
+
 FLOATS = (np.float16, np.float32, np.float64)
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+SQUARED_WELL = 1e15
+"""The squares of 10^8 such values still add up in float32, and those of their inverses are no 0."""
 
 
 def save_embedding(path: Path, embedding: np.ndarray) -> str:
@@ -38,7 +45,7 @@ def load_embedding(path: Path, name: str = "user_embedding") -> np.ndarray:
         name: which.
 
     Raises:
-        UserError: no such file, no such array, or a value that is not finite.
+        UserError: no such file, no such array, or a value that is not finite in float32.
     """
     embedding = load_array(path, name)
     if embedding.ndim != 2 or embedding.dtype not in FLOATS or not embedding.size:
@@ -49,7 +56,34 @@ def load_embedding(path: Path, name: str = "user_embedding") -> np.ndarray:
     if not np.isfinite(embedding).all():
         row = int(np.flatnonzero(~np.isfinite(embedding).all(1))[0])
         raise UserError(f"{path}: row {row} has a value that is not finite")
+    row, value = _largest(embedding)
+    if abs(value) > FLOAT32_MAX:
+        raise UserError(
+            f"{path}: row {row} has the value {value:g}, beyond float32, in which the attackers "
+            "compute; divide all by a constant"
+        )
     return embedding
+
+
+def check_squares(path: Path, embedding: np.ndarray) -> None:
+    """Refuse values whose squares, of which unlearning's losses are made, leave float32.
+
+    Raises:
+        UserError: names the row of the largest value. An embedding of zeros is let through.
+    """
+    row, value = _largest(embedding)
+    if value and not 1 / SQUARED_WELL <= abs(value) <= SQUARED_WELL:
+        mend = "divide" if abs(value) > 1 else "multiply"
+        raise UserError(
+            f"{path}: the largest value, {value:g} in row {row}, is beyond what float32 can square "
+            f"and add up; {mend} all by a constant"
+        )
+
+
+def _largest(embedding: np.ndarray) -> tuple[int, float]:
+    """The value that is farthest from zero, after its row."""
+    row, column = np.unravel_index(np.abs(embedding).argmax(), embedding.shape)
+    return int(row), float(embedding[row, column])
 
 
 def load_array(path: Path, name: str = "user_embedding") -> np.ndarray:
@@ -71,7 +105,7 @@ def load_array(path: Path, name: str = "user_embedding") -> np.ndarray:
             return loaded.astype(loaded.dtype.newbyteorder("="), copy=False)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
-    except UserError:
+    except (UserError, PermissionError):
         raise
     except Exception as error:  # a damaged file can raise anything at all
         raise UserError(f"{path} is not a NumPy array file ({first_line(error)})") from None
@@ -80,54 +114,86 @@ def load_array(path: Path, name: str = "user_embedding") -> np.ndarray:
 def load_labels(path: Path, name: str, n_users: int) -> Attribute:
     """The users' labels, in the order of the embedding's rows.
 
+    One rule for every file: empty, NaN or a negative number is unknown; a whole number is one
+    class however it is spelt (0, 0.0, "0"); anything else is text as spelt, "NA" and "None" too.
+
     Args:
-        path: a .npy array (n_users,) of whole numbers or text, or a CSV file with a column
-            called `name`, or with a single column.
+        path: a .npy array (n_users,) of whole numbers (floats, NaN among them, too) or text, or a
+            CSV file with a column called `name`, or with a single column.
         name: the attribute.
         n_users: rows of the embedding.
-
-    Returns:
-        The attribute. A class is a number's or text's spelling; "", NaN and negative numbers
-        are unknown.
 
     Raises:
         UserError: no such file or column, another number of rows, or fewer than two classes.
     """
-    if path.suffix == ".npy":
-        array = load_array(path)
-        if array.ndim != 1:
-            raise UserError(f"{path} must hold one label a row, got shape {array.shape}")
-        if array.dtype.kind not in "iuU":
-            raise UserError(f"{path} must hold whole numbers or text, got {array.dtype}")
-        if array.dtype.kind == "U" and not _is_text(array):
-            raise UserError(f"{path} must hold text, got what is no Unicode")
-        values = pd.Series(array)
-        if array.dtype.kind in "iu":
-            values = values.map(lambda number: str(number) if number >= 0 else "")
-    else:
-        try:
-            table = pd.read_csv(path, dtype=str)
-        except FileNotFoundError:
-            raise UserError(f"{path} does not exist; name the labels' file") from None
-        except (ValueError, OSError) as error:
-            raise UserError(f"{path} is not a CSV file ({error})") from None
-        if name not in table and table.shape[1] != 1:
-            raise UserError(
-                f'{path} has no column "{name}"; it has: {", ".join(table)}. Name one with '
-                "attribute=COLUMN"
-            )
-        values = (table[name] if name in table else table.iloc[:, 0]).fillna("")
+    values = _from_array(path) if path.suffix == ".npy" else _from_csv(path, name)
     if len(values) != n_users:
         raise UserError(
             f"{path} holds {len(values)} labels, the embedding has {n_users} rows: one label "
             "a row, in the same order"
         )
-    attribute = Attribute.from_values(name, values.astype(str))
+    attribute = Attribute.from_values(name, values.map(class_name))
     if len(attribute.classes) < 2:
         raise UserError(
             f"{path} has the classes {list(attribute.classes)}: at least two are needed"
         )
+    if unknown := attribute.counts().get("unknown"):
+        log.info("%s: %s is unknown of %d of %d users", path, name, unknown, n_users)
     return attribute
+
+
+def class_name(label: str) -> str:
+    """The class that a label stands for; "" where it is unknown.
+
+    >>> [class_name(label) for label in ("0", "0.0", "-1", "nan", "", "NA", "0.5")]
+    ['0', '0', '', '', '', 'NA', '0.5']
+    """
+    number: int | float
+    try:
+        number = int(label)  # exact, where a float's digits end
+    except ValueError:
+        try:
+            number = float(label)
+        except ValueError:
+            return label if label.strip() else ""
+    if not number >= 0:  # negative or NaN
+        return ""
+    return str(int(number)) if number % 1 == 0 else label
+
+
+def _from_array(path: Path) -> pd.Series:
+    """The labels in a .npy file, as text."""
+    array = load_array(path)
+    if array.ndim != 1:
+        raise UserError(f"{path} must hold one label a row, got shape {array.shape}")
+    if array.dtype.kind not in "iufU":
+        raise UserError(f"{path} must hold whole numbers or text, got {array.dtype}")
+    if array.dtype.kind == "f":
+        whole = np.isfinite(array) & (array == np.trunc(array))
+        if (wrong := ~(whole | np.isnan(array))).any():
+            row = int(wrong.argmax())
+            raise UserError(f"{path}: row {row} must be a whole number or NaN, got {array[row]}")
+    if array.dtype.kind == "U" and not _is_text(array):
+        raise UserError(f"{path} must hold text, got what is no Unicode")
+    return pd.Series([str(label) for label in array.tolist()], dtype=object)
+
+
+def _from_csv(path: Path, name: str) -> pd.Series:
+    """The labels in a CSV file, as spelt."""
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; name the labels' file") from None
+    except PermissionError:
+        raise
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path} is not a CSV file ({error})") from None
+    if name not in table and table.shape[1] != 1:
+        raise UserError(
+            f'{path} has no column "{name}"; it has: {", ".join(table)}. Name one with '
+            "attribute=COLUMN"
+        )
+    return (table[name] if name in table else table.iloc[:, 0]).fillna("")
 
 
 def _is_text(array: np.ndarray) -> bool:

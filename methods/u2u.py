@@ -41,13 +41,16 @@ def minimiser(theta_star: Tensor, labels: Tensor, alpha: float) -> Tensor:
 
     Setting the gradient to zero, (2 L + alpha) θ = alpha θ*. Summing over all users, and over
     each class, gives the sums T = T* and C_c = (alpha C*_c + 2 n_c T*) / (2N + alpha), hence
-    θ_i = (alpha θ*_i + 2 (T - C_c)) / (2 (N - n_c) + alpha).
+    θ_i = (alpha θ*_i + 2 (T - C_c)) / (2 (N - n_c) + alpha). In float64; the result has θ*'s dtype.
     """
     n = len(labels)
     counts = torch.bincount(labels)
-    shift = theta_star.mean(0)
-    centred = theta_star - shift  # so that T* = 0
-    members = torch.nn.functional.one_hot(labels).to(theta_star.dtype)
+    # a small alpha leaves users of a class apart by less than float32 can add to their mean
+    theta = theta_star.double()
+    shift = theta.mean(0)
+    centred = theta - shift  # so that T* = 0
+    members = torch.nn.functional.one_hot(labels).double()
     inside = members.T @ centred * (alpha / (2 * n + alpha))
     theta = alpha * centred - 2 * inside[labels]
-    return theta / (2 * (n - counts[labels]) + alpha)[:, None] + shift
+    theta = theta / (2 * (n - counts[labels]) + alpha)[:, None] + shift
+    return theta.to(theta_star.dtype)

@@ -42,7 +42,8 @@ class Unlearned:
 
     Attributes:
         embedding: (n, K), the new user embedding.
-        moved: ||θ - θ*||_F / ||θ*||_F.
+        moved: ||θ - θ*||_F / ||θ*||_F; 0 where nothing moved.
+        spread: of the edited users within their classes; see `class_spread`.
         history: dicts of step, distinguishability (l_u) and regularizer (l_r) after that step;
             the first is that of θ*, the last that of the result.
         seconds: time of the optimisation alone, as in the papers' Table 2.
@@ -50,6 +51,7 @@ class Unlearned:
 
     embedding: Tensor
     moved: float
+    spread: float
     history: list[dict[str, float]]
     seconds: float
 
@@ -58,6 +60,7 @@ class Unlearned:
         first, last = self.history[0], self.history[-1]
         return {
             "moved": self.moved,
+            "spread": self.spread,
             "losses": {"before": first, "after": last},
             "seconds": self.seconds,
         }
@@ -207,8 +210,25 @@ def unlearn(
         start = time.perf_counter()
         STEPPERS[optimizer.name](problem, theta, optimizer, threads, report, tick)
         seconds = time.perf_counter() - start
-    moved = (theta - theta_star).norm() / theta_star.norm()
-    return Unlearned(theta, moved.item(), history, seconds)
+    change = (theta - theta_star).norm()
+    moved = change / theta_star.norm() if change else change  # an embedding of zeros stays one
+    spread = class_spread(theta[known], labels[known])
+    return Unlearned(theta, moved.item(), spread, history, seconds)
+
+
+def class_spread(theta: Tensor, labels: Tensor) -> float:
+    """How far users lie from their class's mean, as a share of how far from zero: the root of
+    Σ_i ||θ_i - mean of i's class||² / Σ_i ||θ_i||²; 0 where all are zero.
+
+    Args:
+        theta: (n, K).
+        labels: (n,) int64, classes 0 .. C-1.
+    """
+    theta = theta.double()
+    members = torch.nn.functional.one_hot(labels).double()  # (n, C)
+    means = members.T @ theta / members.sum(0)[:, None]
+    size = theta.norm().item()
+    return (theta - means[labels]).norm().item() / size if size else 0.0
 
 
 def _diverged(step: int, optimizer: Optimizer, history: list[dict[str, float]]) -> UserError:

@@ -170,9 +170,13 @@ def test_there_are_at_least_sixty():
     ("program", "row"),
     [("main.py", "dataset=nowhere"), ("attack.py", "folds=1")],
 )
-def test_in_processes_of_their_own(workspace, program, row):
+@pytest.mark.parametrize("isolated", [[], ["-I"]])
+def test_in_processes_of_their_own(workspace, program, row, isolated):
     done = subprocess.run(
-        [sys.executable, PROJECT / program, row], cwd=workspace, capture_output=True, text=True
+        [sys.executable, *isolated, PROJECT / program, row],
+        cwd=workspace,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 2
     one_line(done.stderr, (MAIN | ATTACK)[row])
@@ -241,6 +245,10 @@ EMBEDDINGS = {
     "no users": (np.ones((0, 4), np.float32), "got float32 (0, 4)"),
     "no dimensions": (np.ones((4, 0), np.float32), "got float32 (4, 0)"),
     "records": (np.zeros((2, 2), [("a", "f4")]), "must hold a float array"),
+    "beyond float32": (
+        np.array([[1, 2], [3, -1e39]]),
+        "x.npy: row 1 has the value -1e+39, beyond float32, in which the attackers compute; divide",
+    ),
 }
 
 
@@ -256,9 +264,30 @@ def test_embeddings_that_are_none(workspace, capsys, command, what):
     assert not Path("exp_results").exists()
 
 
+SQUARES = {
+    "1e38": (np.array([[1, 2], [-1e38, 3]], np.float32), "-1e+38 in row 1, is", "divide"),
+    "1e18": (np.array([[1, 1e18], [-1, 3]], np.float32), "1e+18 in row 0, is", "divide"),
+    "1e-30": (np.array([[0, 0], [1e-30, 0]], np.float32), "1e-30 in row 1, is", "multiply"),
+}
+
+
+@pytest.mark.parametrize("method", ["u2u", "d2d"])
+@pytest.mark.parametrize("what", SQUARES)
+def test_embeddings_that_have_no_distances(workspace, capsys, what, method):
+    array, says, mend = SQUARES[what]
+    np.save("x.npy", array)
+    Path("l.csv").write_text("gender\nF\nM\n")
+    assert main.main(["user_embedding=x.npy", "labels=l.csv", f"method={method}"]) == 2
+    error = capsys.readouterr().err
+    one_line(error, f"x.npy: the largest value, {says}")
+    assert f"{mend} all by a constant" in error
+    assert not Path("exp_results").exists()
+
+
 LABELS = {
     "bool": np.array([True, False]),
-    "float": np.array([0.0, 1.0]),
+    "fractions": np.array([0.0, 0.5]),
+    "infinite": np.array([0.0, np.inf], np.float16),
     "dates": np.array(["2020", "2021"], "datetime64[Y]"),
     "bytes": np.array([b"F", b"M"]),
     "records": np.zeros(2, [("a", "f4"), ("b", "i4")]),
@@ -274,7 +303,9 @@ def test_labels_that_are_none(workspace, capsys, what):
     np.save("x.npy", np.eye(2, dtype=np.float32))
     np.save("l.npy", LABELS[what])
     assert attack.main(["user_embedding=x.npy", "labels=l.npy"]) == 2
-    one_line(capsys.readouterr().err, "l.npy must hold")
+    wrong_number = what in ("fractions", "infinite")
+    says = "l.npy: row 1 must be a whole" if wrong_number else "l.npy must hold"
+    one_line(capsys.readouterr().err, says)
 
 
 def test_another_machines_byte_order_is_the_same_numbers(workspace):

@@ -161,6 +161,8 @@ def test_the_closed_form_of_u2u(workspace, capsys):
     )
     before, after = (summary["losses"][when] for when in ("before", "after"))
     assert after["distinguishability"] < 1e-9 * before["distinguishability"]
+    (remark,) = (one for one in summary["remarks"] if "within the rounding" in one)
+    assert f"warning: {remark}" in capsys.readouterr().out
     for wrong in (["method=d2d"], ["method=u2u", "regularizer=ranking"]):
         assert main.main([*QUICK, "unlearn_optimizer=exact", *wrong]) == 2
         assert "has no closed form" in capsys.readouterr().err
@@ -277,6 +279,36 @@ def test_attack_refuses_what_is_no_embedding(workspace, capsys):
         np.save(path, np.nan_to_num(content) if "describes" in says else content, allow_pickle=True)
         assert attack.main([]) == 2
         assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("selection", ["validation", "last"])
+@pytest.mark.parametrize("choice", ["held_out=random", "min_interactions=1", "test_num_ng=9"])
+def test_attack_refuses_data_that_the_run_was_not_trained_on(workspace, capsys, choice, selection):
+    arguments = ["epochs=1", f"selection={selection}"]
+    attacked = ["attackers=svm", "shadow_ratio=0.5", "draws=2", "threads=1"]
+    run_main(*arguments)
+    assert attack.main(attacked) == 0
+    run_main(*arguments, choice, "results_path=elsewhere")  # as many users
+    capsys.readouterr()
+    assert attack.main(attacked) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "preprocess holds other data than exp_results/ncf/ml-100k/original/seed-0 was" in line
+    again = line.split("to prepare that again: python main.py ")[1]
+    assert main.main(again.split()) == 0
+    assert "is done already" in capsys.readouterr().out
+    assert attack.main(attacked) == 0
+    assert attack.main([*attacked, "results_path=elsewhere"]) == 2
+
+
+@pytest.mark.parametrize("without", ["checksums", "data"])
+def test_of_a_run_that_has_no_checksum_of_its_data_only_the_length_is_known(workspace, without):
+    run_main("epochs=1")
+    path = workspace / "exp_results/ncf/ml-100k/original/seed-0/summary.json"
+    summary = json.loads(path.read_text())
+    del (summary if without == "checksums" else summary["checksums"])[without]
+    path.write_text(json.dumps(summary))
+    run_main("epochs=1", "held_out=random", "results_path=elsewhere")
+    assert attack.main(["attackers=svm", "shadow_ratio=0.5", "draws=2", "threads=1"]) == 0
 
 
 def test_an_attribute_that_the_users_do_not_have(workspace, capsys):

@@ -226,6 +226,30 @@ def test_a_wrong_line_is_named(authors, file, text, message):
     assert file in str(error.value)
 
 
+DAMAGE = {
+    "empty": lambda lines: [],
+    "no header": lambda lines: lines[1:],
+    "no raw ids": lambda lines: ["index,gender", *(f"{user},F" for user in range(80))],
+    "cut off": lambda lines: [*lines[:40], lines[40][:3]],
+    "a line lost": lambda lines: lines[:40] + lines[41:],
+    "the last line lost": lambda lines: lines[:-1],
+    "lines exchanged": lambda lines: [lines[0], lines[2], lines[1], *lines[3:]],
+    "too many cells": lambda lines: [*lines[:40], lines[40] + ",x", *lines[41:]],
+    "another encoding": lambda lines: [*lines[:40], lines[40] + "\udcff", *lines[41:]],
+    "a quote": lambda lines: [*lines[:40], '"' + lines[40], *lines[41:]],
+}
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_a_damaged_users_file_is_one_line(ours, what):
+    path = ours / "users.csv"
+    lines = DAMAGE[what](path.read_text().splitlines())
+    path.write_bytes("".join(f"{line}\n" for line in lines).encode(errors="surrogateescape"))
+    with pytest.raises(UserError, match=rf"users.csv.*delete or rename the folder {ours} to") as e:
+        load_attribute(ours, "gender")
+    assert "\n" not in str(e.value)
+
+
 def test_a_missing_file_names_every_spelling(authors, ours):
     (authors / "train_interactions.csv").unlink()
     with pytest.raises(

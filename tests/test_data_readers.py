@@ -155,6 +155,20 @@ def test_csv_with_named_columns(tmp_path):
         ),
         ("recbole", "mine.inter", "user_id:token\titem:token\n", r'no column "item_id"; it has'),
         ("recbole", "mine.inter", "user_id\titem_id\ttimestamp\na\tb\tnan\n", r"line 2: .*'nan'"),
+        *(
+            ("recbole", file, f"user_id:token\t{twice}:token\t{twice}:float\n", "line 1: the colu")
+            for file, twice in (("mine.inter", "timestamp"), ("mine.user", "age"))
+        ),
+        *(
+            ("csv", "interactions.csv", "user,item,timestamp\n" + text, message)
+            for text, message in (
+                ("a,x,1\nb,y,2\nc,z,soon\nd,x,4\n", r"line 4: .*must be a number, .*'soon'"),
+                ("a,x,1\nb,y,2\nc,z,2020-01-01\n", r"line 4: .* a number, .*'2020-01-01'"),
+                ("a,x,1\nb,y,2\nc,z,inf\n", r"line 4: .*'inf'"),
+                ("a,x,2020-01-01\nb,y,2020-01-01\nc,z,17\n", r"line 4: .* date .*'17'"),
+                ("a,x,2020-01-01\nb,y,soon\nc,z,2020-01-02\n", r"line 3: .* date .*'soon'"),
+            )
+        ),
     ],
 )
 def test_a_wrong_line_of_your_own_is_named(tmp_path, name, file, text, message):

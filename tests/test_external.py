@@ -7,6 +7,7 @@ import pytest
 
 import attack
 import main
+from data.tables import load_labels
 
 
 def planted(n=90, d=6, dtype=np.float32):
@@ -50,6 +51,32 @@ def test_an_embedding_is_unlearned_in_its_shape_dtype_and_order(workspace, dtype
     assert auc(path) < auc(workspace / "mine.npy") - 0.2
 
 
+@pytest.mark.parametrize(("dtype", "remarks"), [(np.float16, 1), (np.float32, 0)])
+def test_rounding_is_that_of_the_saved_numbers(workspace, dtype, remarks):
+    embedding, labels = planted(dtype=dtype)
+    np.save(workspace / "mine.npy", embedding)
+    write_labels(workspace, labels)
+    # users of a class end some 1e-4 of their size apart, as nothing to float16
+    exact = ["method=u2u", "unlearn_optimizer=exact", "au_trade_off=0.1"]
+    assert unlearn(*exact) == 0
+    folder = workspace / "exp_results/external/mine/u2u/alpha-0.1/seed-0"
+    summary = json.loads((folder / "summary.json").read_text())
+    assert len(summary["remarks"]) == remarks
+    assert summary["rounding"] == np.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("method", ["u2u", "d2d"])
+def test_zeros_stay_where_they_are_and_the_summary_is_json(workspace, method):
+    embedding, labels = planted()
+    np.save(workspace / "mine.npy", embedding * 0)
+    write_labels(workspace, labels)
+    assert unlearn(f"method={method}", "unlearn_steps=3") == 0
+    folder = workspace / f"exp_results/external/mine/{method}/seed-0"
+    summary = json.loads((folder / "summary.json").read_text(), parse_constant=pytest.fail)
+    assert summary["moved"] == 0
+    assert not np.load(folder / "weights/user_embedding.npy").any()
+
+
 def test_npz_and_npy_labels_and_unknown_ones(workspace):
     embedding, labels = planted()
     labels = labels.copy()
@@ -64,6 +91,46 @@ def test_npz_and_npy_labels_and_unknown_ones(workspace):
     assert (edited[9:] != embedding[9:]).any(axis=1).all()
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["users_of_class"] == {"0": 40, "1": 41, "unknown": 9}
+
+
+SPELT = {
+    "whole numbers": (["0", "0.0", "1", " 1", "01", "-1", "-1.0"], ["0", "0", "1", "1", "1"]),
+    "text": (["NA", "None", "null", "", "nan", "NaN"], ["NA", "None", "null"]),
+    "fractions": (["0.5", "0.50", "-0.5", "inf", "-inf"], ["0.5", "0.50", "inf"]),
+    "large": (["9007199254740993", "9007199254740992"],) * 2,
+}
+
+
+@pytest.mark.parametrize("form", ["csv", "npy"])
+@pytest.mark.parametrize("what", SPELT)
+def test_labels_are_read_by_one_rule_from_every_file(tmp_path, caplog, what, form):
+    spelt, classes = SPELT[what]
+    path = tmp_path / f"labels.{form}"
+    if form == "npy":
+        np.save(path, np.array(spelt))
+    else:
+        path.write_text("\n".join(["id,gender", *(f"7,{label}" for label in spelt)]) + "\n")
+    with caplog.at_level("INFO"):
+        attribute = load_labels(path, "gender", len(spelt))
+    assert [attribute.classes[label] for label in attribute.labels if label >= 0] == classes
+    unknown = len(spelt) - len(classes)
+    said = f"{path}: gender is unknown of {unknown} of {len(spelt)} users"
+    assert [record.getMessage() for record in caplog.records] == ([said] if unknown else [])
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int64, np.float16, np.float64])
+def test_numbers_are_the_same_labels_as_their_text(tmp_path, dtype):
+    labels = np.array([0, 1, 2, -1, 1], dtype=dtype)
+    np.save(tmp_path / "labels.npy", labels)
+    (tmp_path / "labels.csv").write_text("\n".join(["gender", *map(str, labels)]) + "\n")
+    array, text = (load_labels(tmp_path / f"labels.{form}", "gender", 5) for form in ("npy", "csv"))
+    assert array.classes == text.classes == ("0", "1", "2")
+    assert array.labels.tolist() == text.labels.tolist() == [0, 1, 2, -1, 1]
+
+
+def test_nan_among_numbers_is_unknown(tmp_path):
+    np.save(tmp_path / "labels.npy", np.array([0, np.nan, 1]))
+    assert load_labels(tmp_path / "labels.npy", "gender", 3).labels.tolist() == [0, -1, 1]
 
 
 def test_a_finished_one_is_shown_and_a_changed_file_is_done_anew(workspace, capsys):

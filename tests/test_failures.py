@@ -1,6 +1,8 @@
 """Full disks, read-only folders, two runs at once, failing sweeps, divergence, over-unlearning."""
 
+import builtins
 import errno
+import io
 import json
 import os
 import subprocess
@@ -94,6 +96,57 @@ def test_a_folder_that_can_not_be_written(workspace, monkeypatch, capsys, code):
     assert ("make it writable" in line) == (code != errno.EIO)
 
 
+def forbid(monkeypatch, path: Path) -> None:
+    """Make a file unreadable, for root too."""
+
+    def forbidden(function, answer):
+        def asked(place, *arguments, **named):
+            if isinstance(place, str | Path) and Path(place).absolute() == path.absolute():
+                return answer(*arguments)
+            return function(place, *arguments, **named)
+
+        return asked
+
+    def refuse(*_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(builtins, "open", forbidden(open, refuse))
+    monkeypatch.setattr(io, "open", builtins.open)  # what Path.open calls
+    monkeypatch.setattr(os, "access", forbidden(os.access, lambda mode: mode == os.F_OK))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "data/datasets/ml-100k/raw/u.data",
+        "data/datasets/ml-100k/preprocess/users.csv",
+        "data/datasets/ml-100k/preprocess/train_interactions.csv",
+        f"{ORIGINAL}/summary.json",
+        f"{ORIGINAL}/weights/final_model.pth",
+        f"{ORIGINAL}/weights/user_embedding.npy",
+        "x.npy",
+        "l.npy",
+        "l.csv",
+    ],
+)
+def test_a_file_that_can_not_be_read(workspace, monkeypatch, capsys, name):
+    d2d = [*TINY, "method=d2d", "unlearn_steps=1"]
+    if "raw" not in name:
+        assert main.main(d2d) == 0
+    np.save("x.npy", np.eye(2, dtype=np.float32))
+    np.save("l.npy", np.arange(2))
+    Path("l.csv").write_text("gender\nF\nM\n")
+    labels = name if name.startswith("l.") else "l.csv"
+    forbid(monkeypatch, Path(name))
+    if len(name) < 6:
+        line = refused(capsys, main.main, "method=d2d", "user_embedding=x.npy", f"labels={labels}")
+    elif "embedding" in name:
+        line = refused(capsys, attack.main, *ATTACK)
+    else:
+        line = refused(capsys, main.main, *d2d, "seed=1" if "csv" in name else "au_trade_off=1")
+    assert line == f"error: {name}: Permission denied; make it readable to you"
+
+
 @pytest.mark.parametrize(
     ("place", "command"),
     [
@@ -130,7 +183,8 @@ def test_reading_a_read_only_data_set_needs_no_lock(tmp_path, monkeypatch):
 
 
 def test_memory_that_is_not_there_is_one_line_and_a_bug_is_not():
-    assert "lower batch_size" in in_one_line(MemoryError())
+    line = in_one_line(MemoryError())
+    assert all(key in line for key in ("num_ng", "batch_size", "embedding_size"))
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**58, dtype=torch.float32)
     assert in_one_line(caught.value).startswith("not enough memory")
@@ -311,6 +365,18 @@ def test_a_loss_of_ten_percent_is_tolerated():
     assert len(of(0.44)) == 1
     assert remarks({"original": {"HR@10": 0.0}, "test": {"HR@10": 0.0}}) == []
     assert remarks({"test": {"HR@10": 0.0}}) == []
+
+
+def test_classes_that_end_within_rounding_are_said_in_words():
+    def of(spread, rounding):
+        return remarks({"spread": spread, "rounding": rounding})
+
+    assert of(1e-3, 1e-7) == []
+    (remark,) = of(1e-3, 1e-3)
+    assert "lie 1.0e-03 of their size apart, within the rounding of the saved" in remark
+    lost = {"original": {"HR@10": 0.5}, "test": {"HR@10": 0.1}}
+    both = remarks(lost | {"spread": 0.0, "rounding": 1e-7})
+    assert len(both) == 2
 
 
 def test_more_leakage_than_in_the_original_is_said_in_words(workspace, capsys):

@@ -182,6 +182,37 @@ def test_ctrl_c_in_a_process_of_its_own(workspace):
     )
 
 
+@pytest.mark.parametrize("program", ["main.py", "attack.py"])
+def test_ctrl_c_while_modules_are_imported(workspace, program):
+    slow = "import time\nprint('importing', flush=True)\n"
+    slow += "try: time.sleep(60)\nexcept KeyboardInterrupt: pass\n"  # as some packages do
+    (workspace / "torch.py").write_text(slow)
+    process = subprocess.Popen(
+        [sys.executable, PROJECT / program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(workspace)},
+    )
+    assert process.stdout.readline() == "importing\n"
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert error == "\nInterrupted; nothing had begun.\n"
+
+
+def test_ctrl_c_that_is_to_be_ignored_is_ignored_from_the_start(workspace):
+    (workspace / "torch.py").write_text(
+        "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nraise SystemExit(7)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, PROJECT / "main.py"],
+        env=os.environ | {"PYTHONPATH": str(workspace)},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )
+    assert done.returncode == 7
+
+
 def test_ctrl_c_in_an_attack(workspace, monkeypatch, capsys):
     assert main.main([*TINY, "epochs=1"]) == 0
 

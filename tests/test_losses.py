@@ -7,7 +7,7 @@ from benchmarks import naive
 from methods import METHODS, d2d, u2u
 from methods.losses.mmd import mmd, mmd_gradient
 from methods.losses.regularizers import frobenius, ranking
-from methods.unlearning import Optimizer, unlearn
+from methods.unlearning import Optimizer, class_spread, unlearn
 from utils.config import ExperimentConfig
 from utils.errors import UserError
 from utils.threads import UNCHANGED
@@ -62,6 +62,21 @@ def test_u2u_minimiser_solves_the_dense_system_and_is_stationary(classes):
     loss, held = u2u.distinguishability(labels), frobenius(theta_star)
     gradient = loss.gradient(theta) + alpha * held.gradient(theta)
     assert gradient.abs().max() < 1e-9 < loss.gradient(theta_star).abs().max()
+
+
+@pytest.mark.parametrize("alpha", [1e-6, 1e-3, 1.0])
+def test_u2u_minimiser_of_float32_is_that_of_float64_rounded_once(alpha):
+    theta_star, labels = users(dtype=torch.float32)
+    theta = u2u.minimiser(theta_star, labels, alpha)
+    assert torch.equal(theta, u2u.minimiser(theta_star.double(), labels, alpha).float())
+
+
+def test_the_spread_within_classes_by_hand():
+    theta = torch.tensor([[3.0, 0.0], [3.0, 2.0], [0.0, 1.0]])
+    # class 0's mean is (3, 1), class 1's its only user; Σ||θ_i||² = 9 + 13 + 1
+    spread = class_spread(theta, torch.tensor([0, 0, 1]))
+    assert spread == pytest.approx((2 / 23) ** 0.5)
+    assert class_spread(torch.zeros(3, 2), torch.tensor([0, 0, 1])) == 0
 
 
 def test_every_optimiser_reaches_the_minimiser_of_u2u():

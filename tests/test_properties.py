@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score, top_k_accuracy_score
 
-from data.layout import read_candidates, read_pairs
+from data.layout import read_candidates, read_pairs, read_users
 from data.prepare import leave_any_out, leave_one_out
 from data.sources.lfm2b import read_lfm2b
 from data.sources.movielens import read_ml1m, read_ml100k
@@ -228,6 +228,7 @@ READERS: dict[str, tuple[bytes, Callable[[Path], object]]] = {
     "dict.npy": (_npy(np.array({0: "F", 1: np.int64(2)}, dtype=object)), load_dict),
     "x.pth": (_weights(), lambda path: load_weights(path, torch.nn.Linear(2, 2))),
     "pairs.csv": (b"0,1\n1,2\n", read_pairs),
+    "users.csv": (b"index,raw_id,gender\n0,7,F\n", lambda path: read_users(path.parent)),
     "candidates": (b"(0,1)\t2\t3\n(1,2)\t0\t4\n", read_candidates),
     "table": (b"1::2\n3::4\n", lambda path: read_table(path, "::", {"a": int, "b": float})),
     "named.csv": (b'a,b\n1,"2"\n', lambda path: read_named(path, ",", csv.QUOTE_MINIMAL)),

@@ -66,19 +66,9 @@ def execute(command: Command, argv: Sequence[str] | None = None) -> int:
         The exit code: 0, 2 where the user can mend something, 3 where a result has the key "gate"
         with the value "failed", 1 after an unexpected failure in a sweep, 130 after Ctrl-C.
     """
-    parser = _Parser(
-        prog=command.program,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description=f"{command.config.__doc__}",
-        epilog="Keys of the config and their defaults:\n"
-        + describe(command.config, command.choices),
-    )
-    default_config = Path(command.default_config)
-    parser.add_argument("--config", type=Path, default=default_config, metavar="FILE")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="override a key")
     argv = sys.argv[1:] if argv is None else argv
     try:
-        given = parser.parse_args(argv)
+        given = _parser(command).parse_args(argv)
         configs = load_configs(command.config, given.config, given.overrides, command.choices)
         set_threads(configs[0].threads)
         keep_freed_memory()
@@ -95,6 +85,20 @@ def execute(command: Command, argv: Sequence[str] | None = None) -> int:
         again = shlex.join(["python", command.program, *argv])
         print(f"\nInterrupted. {command.kept} To go on: {again}", file=sys.stderr)
         return 130
+
+
+def _parser(command: Command) -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=command.program,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=f"{command.config.__doc__}",
+        epilog="Keys of the config and their defaults:\n"
+        + describe(command.config, command.choices),
+    )
+    default_config = Path(command.default_config)
+    parser.add_argument("--config", type=Path, default=default_config, metavar="FILE")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="override a key")
+    return parser
 
 
 def _run_all(command: Command, configs: list[Any]) -> int:

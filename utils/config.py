@@ -185,7 +185,9 @@ class ExperimentConfig:
     user_embedding: str | None = key(None, Group.PLACE)
     """Your own embedding instead of a model and a dataset: a .npy or .npz file (n_users, d)."""
     labels: str | None = key(None, Group.PLACE)
-    """Labels of its rows, in order: a .npy file, or a CSV with a column named like `attribute`."""
+    """Labels of its rows, in order: a .npy file, or a CSV with a column named like `attribute`.
+    Empty, NaN or a negative number is unknown; a whole number is one class however it is spelt (0,
+    0.0, "0"); anything else is text as spelt ("NA", "None")."""
     results_path: str = key("exp_results/", Group.PLACE)
     """Folder of the run folders."""
     record: str | None = key(None, Group.PLACE)
@@ -259,7 +261,9 @@ class AttackConfig:
     user_embedding: str | None = key(None, Group.PLACE)
     """Your own embedding instead of a model and a dataset: a .npy or .npz file (n_users, d)."""
     labels: str | None = key(None, Group.PLACE)
-    """Labels of its rows, in order: a .npy file, or a CSV with a column named like `attribute`."""
+    """Labels of its rows, in order: a .npy file, or a CSV with a column named like `attribute`.
+    Empty, NaN or a negative number is unknown; a whole number is one class however it is spelt (0,
+    0.0, "0"); anything else is text as spelt ("NA", "None")."""
     results_path: str = key("exp_results/", Group.PLACE)
     """Folder of the run folders."""
     record: str | None = key(None, Group.PLACE)

@@ -1,9 +1,11 @@
 """The one exception for what a user can get wrong, and one line for what a machine refuses."""
 
 import errno
+import os
 
 _FULL = "free some space; what is finished is kept, and the same command goes on from there"
 _CLOSED = "make it writable, or choose another place with results_path= and dataset_path="
+_UNREADABLE = "make it readable to you"
 _IN_THE_WAY = "something else has that name; move it away"
 
 REMEDIES = {
@@ -41,10 +43,18 @@ def in_one_line(error: Exception) -> str | None:
     if isinstance(error, OSError):
         place = error.filename if error.filename is not None else "a file"
         remedy = REMEDIES.get(error.errno or 0)
+        if remedy == _CLOSED and _unreadable(place):
+            remedy = _UNREADABLE
         return f"{place}: {error.strerror or error}" + (f"; {remedy}" if remedy else "")
     if isinstance(error, MemoryError) or any(text in str(error) for text in OUT_OF_MEMORY):
-        return f"not enough memory ({first_line(error)}); lower batch_size or embedding_size"
+        keys = "num_ng (examples an epoch), batch_size or embedding_size"
+        return f"not enough memory ({first_line(error)}); lower {keys}"
     return None
+
+
+def _unreadable(place: str | bytes | int) -> bool:
+    """Whether a file is there but may not be read; the error is the same as in writing."""
+    return os.access(place, os.F_OK) and not os.access(place, os.R_OK)
 
 
 def first_line(error: Exception) -> str:

@@ -17,6 +17,9 @@ log = logging.getLogger(__name__)
 TOLERATED_LOSS = 0.1
 """Share of the original's HR@10 that unlearning may cost before it is called over-unlearning."""
 
+ROUNDING_STEPS = 10
+"""Users of a class who lie fewer roundings apart are said to lie within rounding."""
+
 
 def table(header: list[str], rows: list[list[str]]) -> str:
     """Text columns, the first flush left, the others flush right."""
@@ -65,15 +68,24 @@ def describe_run(summary: dict[str, Any], folder: Path, next_steps: bool = True)
 
 def remarks(summary: dict[str, Any]) -> list[str]:
     """What a reader of a run's numbers must not miss, in words."""
-    if not (original := summary.get("original")) or not original["HR@10"]:
-        return []
-    lost = 1 - summary["test"]["HR@10"] / original["HR@10"]
-    if lost <= TOLERATED_LOSS:
-        return []
-    return [
-        f"over-unlearned: HR@10 fell by {100 * lost:.1f} %, more than "
-        f"{100 * TOLERATED_LOSS:.0f} %; raise au_trade_off, or lower unlearn_steps or unlearn_lr"
-    ]
+    said = []
+    if (original := summary.get("original")) and original["HR@10"]:
+        lost = 1 - summary["test"]["HR@10"] / original["HR@10"]
+        if lost > TOLERATED_LOSS:
+            said.append(
+                f"over-unlearned: HR@10 fell by {100 * lost:.1f} %, more than "
+                f"{100 * TOLERATED_LOSS:.0f} %; raise au_trade_off, or lower unlearn_steps or "
+                "unlearn_lr"
+            )
+    if "spread" in summary:
+        apart, rounding = summary["spread"], summary["rounding"]
+        if apart <= ROUNDING_STEPS * rounding:
+            said.append(
+                f"users of a class lie {apart:.1e} of their size apart, within the rounding of the "
+                f"saved numbers ({rounding:.1e}): what an attacker finds in the file depends on "
+                "rounding, not on the method; raise au_trade_off"
+            )
+    return said
 
 
 def attack_remarks(result: dict[str, Any], original: dict[str, Any] | None) -> list[str]:

@@ -106,6 +106,8 @@ def _count(counts: np.ndarray, ids: np.ndarray) -> np.ndarray:
 def _header(path: Path) -> list[str]:
     try:
         return list(pd.read_csv(path, sep="\t", nrows=0, encoding="utf-8-sig"))
+    except PermissionError:
+        raise
     except PARSER_ERRORS as error:
         raise UserError(f"{path} can't be read ({error}); get the dataset again") from None
 

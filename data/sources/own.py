@@ -15,6 +15,7 @@ from data.sources.readers import (
     age_bracket,
     check_columns,
     check_given,
+    check_once,
     described_once,
     read_named,
     seconds,
@@ -27,11 +28,14 @@ def read_recbole(paths: list[Path], settings: PrepareSettings) -> RawData:
     attributes; tab-separated, each column called name:type.
 
     Raises:
-        UserError: a missing column, an empty id, a time that is none, a user described twice.
+        UserError: a missing column or one twice, an empty id, a time that is none, a user
+            described twice.
     """
     interactions, users = (read_named(path, "\t", csv.QUOTE_NONE) for path in paths)
-    for table in (interactions, users):
-        table.columns = pd.Index([name.partition(":")[0] for name in table.columns])
+    for path, table in zip(paths, (interactions, users), strict=True):
+        names = [name.partition(":")[0] for name in table.columns]
+        check_once(path, names)  # age:token beside age:float
+        table.columns = pd.Index(names)
     time = "timestamp" if "timestamp" in interactions else None
     return _raw_data(paths, interactions, users, "user_id", "item_id", time, "add it")
 

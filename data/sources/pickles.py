@@ -91,6 +91,8 @@ def load_dict(path: Path) -> dict[Any, Any]:
             content = content.content
         if not isinstance(content, dict):
             raise ValueError(f"it holds a {type(content).__name__}")
+    except PermissionError:
+        raise
     except Exception as error:  # a damaged pickle can raise anything at all
         raise UserError(
             f"{path} is not a dict of plain values stored by np.save ({first_line(error)}); "

@@ -134,6 +134,8 @@ def explain(
             for number, line in enumerate(lines, start=1):
                 if number >= first_line and line.strip():
                     _check_line(f"{path}, line {number}", line.rstrip("\n"), separator, columns)
+    except PermissionError:
+        raise
     except (EOFError, OSError) as error:
         raise UserError(f"{path} is damaged after line {number} ({error}); get it again") from None
     except UnicodeDecodeError:
@@ -189,11 +191,16 @@ def read_named(path: Path, separator: str, quoting: int) -> pd.DataFrame:
     except pd.errors.ParserError as error:
         raise UserError(f"{path}: {str(error).strip().splitlines()[-1]}") from None
     names = list(table.iloc[0])
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise UserError(f'{path}, line 1: the column "{min(twice)}" stands there twice; keep one')
+    check_once(path, names)
     table = table.iloc[1:].set_axis(names, axis=1)
     blank = table.isna() | (table == "")
     return table[~blank.all(axis=1)].fillna("")
+
+
+def check_once(path: Path, names: list[str]) -> None:
+    """Refuse a header in which a column's name stands twice."""
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise UserError(f'{path}, line 1: the column "{min(twice)}" stands there twice; keep one')
 
 
 def check_columns(path: Path, wanted: Iterable[str], existing: Iterable[str], mend: str) -> None:
@@ -224,8 +231,9 @@ def seconds(path: Path, values: pd.Series) -> np.ndarray:
         (n,) int64, or float64 where a time has a fraction.
 
     Raises:
-        UserError: a value that is neither, or lies before 1970.
+        UserError: a value that is neither, is not of the same kind as most, or lies before 1970.
     """
+    expected = "a number of at least 0 or a date like 2020-01-31 12:00:00"
     for dtype in ("int64", "float64"):
         try:
             times = values.to_numpy(object).astype(dtype)
@@ -238,10 +246,13 @@ def seconds(path: Path, values: pd.Series) -> np.ndarray:
         times = np.where(np.isnat(known), -1, known.astype(np.int64))
     wrong = ~(np.isfinite(times) & (times >= 0))
     if wrong.any():
+        numbers = values.map(is_number).to_numpy()
+        if not numbers.all() and numbers.mean() > 0.5:  # one word makes no number a date
+            wrong, expected = ~numbers, "a number, as most are"
         row = int(wrong.argmax())
         raise UserError(
-            f"{path}, line {values.index[row] + 1}: {values.name} must be a number of at least 0 "
-            f"or a date like 2020-01-31 12:00:00, got {values.iloc[row]!r}"
+            f"{path}, line {values.index[row] + 1}: {values.name} must be {expected}, "
+            f"got {values.iloc[row]!r}"
         )
     return times
 

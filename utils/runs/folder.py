@@ -195,6 +195,8 @@ def load_weights(path: Path, model: torch.nn.Module) -> None:
         others = sorted(one.name for one in path.parent.glob("*") if one.suffix != ".npy")
         mend = f"target_model={others[0]} is there" if others else "run main.py method=original"
         raise UserError(f"{path} does not exist; {mend}") from None
+    except PermissionError:
+        raise
     except Exception as error:  # a damaged pickle can raise anything at all
         raise UserError(
             f"{path} does not hold this model's weights ({first_line(error)}); nothing in it was "
