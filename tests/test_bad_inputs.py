@@ -97,7 +97,7 @@ MAIN = {
     "busy=queue": '"wait", "end"',
     # keys that don't go together, or aren't keys
     "user_embedding=x.npy": "needs labels=FILE",
-    "user_embedding=x.npy labels=l.csv": "a method that edits a finished embedding (u2u, d2d)",
+    "user_embedding=x.npy labels=l.csv": "edits a finished embedding (u2u, d2d, calibrated)",
     "user_embedding=x.npy labels=l.csv method=d2d regularizer=ranking": "no model to train",
     "user_embedding=x.npy labels=l.csv method=d2d": "x.npy does not exist",
     "user_embedding=. labels=l.csv method=d2d": "is not a NumPy array file",
@@ -112,7 +112,7 @@ MAIN = {
 ATTACK = {
     "attack=defence": 'one of "attack", got "defence"',
     "method=forget": 'one of "original"',
-    "attackers=knn": 'one or a list of "mlp", "xgb"',
+    "attackers=tree": 'one or a list of "mlp", "xgb"',
     "attackers=[]": "got []",
     'attackers=[["mlp"]]': "one or a list of",
     "attackers=3": "got 3",

@@ -153,7 +153,7 @@ def test_not_utf8_and_byte_order_mark(tmp_path):
 
 
 def test_attackers_are_a_list_not_a_sweep(workspace, capsys):
-    assert attack.main(['attackers=["mlp", "knn"]']) == 2
+    assert attack.main(['attackers=["mlp", "tree"]']) == 2
     assert 'one or a list of "mlp", "xgb"' in capsys.readouterr().err
 
 

@@ -208,15 +208,20 @@ def test_an_attack_of_the_other_protocol_or_attacker_does_not_count(tmp_path):
         "attackers": {"mlp": scores, "xgb": scores},
     }
     records.add_attack(record, config, [], result, "a" * 64)
-    assert records.has_attack(record, config, [], None)
-    assert records.has_attack(record, config, [], "a" * 64)
-    assert not records.has_attack(record, config, [], "b" * 64)
+
+    def has(run, names=("mlp", "xgb"), **other):
+        return records.has_attack(record, replace(config, **other), [], run, names)
+
+    assert has(None)
+    assert has("a" * 64)
+    assert not has("b" * 64)
+    assert not has(None, ["svm"])
     for other in (
-        {"protocol": "cv"}, {"attackers": ("svm",)}, {"seed": 1}, {"draws": 3},
+        {"protocol": "cv"}, {"place": "gmf"}, {"seed": 1}, {"draws": 3},
         {"attribute": "age"}, {"results_path": "elsewhere"}, {"dataset": "ml-1m"},
     ):  # fmt: skip
-        assert not records.has_attack(record, replace(config, **other), [], None), other
-    assert records.has_attack(record, replace(config, folds=7), [], None)  # of cv
+        assert not has(None, **other), other
+    assert has(None, folds=7)  # of cv
 
 
 def test_the_time_left_is_what_its_like_took():
