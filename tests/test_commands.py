@@ -64,21 +64,21 @@ def test_both_commands_in_processes_of_their_own(workspace):
     }
 
 
-def test_an_attribute_is_found_before_and_hidden_after(workspace):
+def test_an_attribute_is_found_before_and_leaks_less_after_from_below_chance(workspace):
     run_main("method=original")
     run_main("method=d2d", "unlearn_lr=0.01", "unlearn_steps=150")
 
-    def auc(method):
+    def found(method):
         arguments = [f"method={method}", "shadow_ratio=0.5", "attackers=mlp-scaled"]
         assert attack.main(arguments) == 0
         path = workspace / f"exp_results/ncf/ml-100k/{method}/seed-0/attack.json"
-        return json.loads(path.read_text())["gender/shadow"]["attackers"]["mlp-scaled"]["auc"][
-            "mean"
-        ]
+        return json.loads(path.read_text())["gender/shadow"]["attackers"]["mlp-scaled"]
 
-    before, after = auc("original"), auc("d2d")
-    assert before > 0.8
-    assert after < before - 0.2
+    before, after = found("original"), found("d2d")
+    assert before["auc"]["mean"] > 0.8
+    assert after["leakage"] < before["leakage"] - 0.2
+    # hidden it is not: so few users are matched too well, see test_attack.py
+    assert after["auc"]["mean"] < 0.5
 
 
 def test_summary_tells_what_happened(workspace):

@@ -138,7 +138,7 @@ def test_predictions_are_made_for_every_balanced_user_by_others(
     rng = np.random.default_rng(0)
     private = rng.normal(size=(len(labels), 6))
     guessed = say(private, "xgb")
-    assert np.mean(guessed[known] == labels[known]) < 0.75
+    assert abs(np.mean(guessed[known] == labels[known]) - 0.5) < 0.25
 
 
 def write_run(folder: Path, method: str, alpha: float, auc: float, attribute: str = "gender"):
