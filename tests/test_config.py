@@ -8,6 +8,7 @@ import pytest
 
 import attack
 import main
+from utils import cli
 from utils.config import AttackConfig, ExperimentConfig, Group, describe, identity, load_configs
 from utils.errors import UserError
 
@@ -155,6 +156,17 @@ def test_not_utf8_and_byte_order_mark(tmp_path):
 def test_attackers_are_a_list_not_a_sweep(workspace, capsys):
     assert attack.main(['attackers=["mlp", "tree"]']) == 2
     assert 'one or a list of "mlp", "xgb"' in capsys.readouterr().err
+
+
+def test_every_object_of_a_list_has_its_own_threads(tmp_path, monkeypatch, workspace):
+    asked, path = [], tmp_path / "list.json"
+    path.write_text('[{"threads": 1}, {"seed": 1, "threads": 2}]')
+    monkeypatch.setattr(cli, "set_threads", asked.append)
+    command = dataclasses.replace(
+        main.COMMAND, run=lambda config: {"config": {}, "seconds": 0.0}, close=lambda *_: None
+    )
+    assert cli.execute(command, ["--config", str(path)]) == 0
+    assert asked == [1, 2]
 
 
 def test_a_list_of_objects_is_one_sweep_after_another(tmp_path):

@@ -20,7 +20,7 @@ from tests.test_training import N_ITEMS, N_USERS, checkerboard, model_of
 from utils.runs.folder import RunFolder
 from utils.seeds import torch_generator
 
-SETTINGS = TrainingSettings(0.01, 64, 6, "bce", "last", 0)
+SETTINGS = TrainingSettings(0.01, 64, 6, "bce", "last", 0, cuda_graphs="on")
 LABELS = torch.arange(N_USERS) % 2
 LABELS[::7] = -1
 PENALTIES = {

@@ -70,7 +70,6 @@ def execute(command: Command, argv: Sequence[str] | None = None) -> int:
     try:
         given = _parser(command).parse_args(argv)
         configs = load_configs(command.config, given.config, given.overrides, command.choices)
-        set_threads(configs[0].threads)
         keep_freed_memory()
         with console():
             for config in configs:
@@ -108,6 +107,7 @@ def _run_all(command: Command, configs: list[Any]) -> int:
         unique.setdefault(command.same(config), config)
     configs = list(unique.values())
     if len(configs) == 1:
+        set_threads(configs[0].threads)
         return _gate(command.run(configs[0]))
     done: list[dict[str, Any]] = []
     failures: list[str] = []
@@ -118,6 +118,7 @@ def _run_all(command: Command, configs: list[Any]) -> int:
         left = pace.left(configs[number:])
         log.info("[%d of %d%s] %s", number + 1, len(configs), left, point)
         start = time.perf_counter()
+        set_threads(config.threads)
         try:
             result = command.run(config)
         except Exception as error:

@@ -123,10 +123,12 @@ class ExperimentConfig:
     """Dimensions of the user embedding; null = the model's own (ncf 32, lgn 64)."""
     loss: str = key("bce", Group.TRAINING, choices=("bce", "bpr"))
     """Recommendation loss: binary cross-entropy on positives and negatives (the artefact), or
-    Bayesian personalised ranking of each positive above its negatives (original LightGCN)."""
+    Bayesian personalised ranking of each positive above its negatives (original LightGCN, whose
+    loss has an L2 term besides; there is none here)."""
     precision: str = key("float32", Group.TRAINING, choices=("float32", "tf32", "bf16"))
     """Precision of training's products: "tf32" lets a GPU's tensor cores round float32, "bf16" runs
-    the model's forward pass in bfloat16 (autocast). All else is float32 in any case."""
+    the model's forward pass in bfloat16 (autocast), which changes nothing in LightGCN: it has no
+    product that autocast lowers. All else is float32 in any case."""
     retrain_interval: int = key(50, Group.RETRAIN, low=1)
     """Batches from one MMD term of retrain to the next."""
     adv_scale: float = key(0.5, Group.ADV, low=0, high=1e6)
@@ -193,8 +195,9 @@ class ExperimentConfig:
     record: str | None = key(None, Group.PLACE)
     """A folder whose runs.csv gets a row a finished run; a run with a row is not run again, even
     where its run folder isn't, so that a sweep can go on from that file alone. null = none."""
-    cuda_graphs: str = key("on", Group.PLACE, choices=("on", "off"))
-    """On a GPU a training step is recorded once and replayed as a CUDA graph, or run as it is."""
+    cuda_graphs: str = key("off", Group.PLACE, choices=("on", "off"))
+    """"on": on a GPU a training step is recorded once and replayed as a CUDA graph. That has never
+    run on a GPU so far."""
     propagation_mb: int = key(1024, Group.PLACE, low=0)
     """LightGCN: MiB that training may take to hold its propagation as one dense matrix, of which a
     small batch needs a few rows (4 bytes a pair of nodes: ml-1m 341); 0 = propagate all nodes. The

@@ -53,7 +53,7 @@ class TrainingSettings:
     selection: str
     seed: int
     precision: str = "float32"
-    cuda_graphs: str = "on"
+    cuda_graphs: str = "off"
 
 
 class Trainer:

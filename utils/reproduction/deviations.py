@@ -157,8 +157,8 @@ DEVIATIONS = (
         "LightGCN's batch",
         "Batch 256 on ML-1M took half a day a run when those runs were made (it would take some "
         "two and a half hours now), so they have a larger one. This is what that does on ML-100K: "
-        "1024 gives it about as many steps as ML-1M gets with 8192. Retrain's MMD term comes with every 50th batch, so a larger batch has fewer of "
-        "them.",
+        "1024 gives it about as many steps as ML-1M gets with 8192. Retrain's MMD term comes with "
+        "every 50th batch, so a larger batch has fewer of them.",
         "lgn",
         ("original", "d2d", "retrain", "adv"),
         (OURS, Choice("1024", {"batch_size": 1024}), Choice("8192", {"batch_size": 8192})),
