@@ -111,9 +111,9 @@ def main() -> None:
     print(table(header, rows))
     machine = environment(torch.device("cpu"))
     said = (
-        f"`python -m benchmarks.threads` on {cores} cores ({machine['device_name']}), torch "
-        f"{machine['packages']['torch']}; means over {arguments.seconds:g} s; the ratio is to the "
-        "better fixed number."
+        f"`python -m benchmarks.threads --seconds {arguments.seconds:g}` on {cores} cores "
+        f"({machine['device_name']}), torch {machine['packages']['torch']}; means over "
+        f"{arguments.seconds:g} s; the ratio is to the better fixed number."
     )
     lines = ["# Threads", "", said, ""]
     lines += ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)]
