@@ -1,6 +1,7 @@
 """kill -9 and Ctrl-C: the next start finds nothing or something whole, and ends with the same."""
 
 import errno
+import gc
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ import attack
 import main
 from models.training.step import Trainer
 from utils.config import ExperimentConfig, Group
+from utils.runs.files import write_json
 from utils.runs.folder import RunFolder
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -327,3 +329,47 @@ def test_an_attack_without_the_data_names_the_command_that_makes_it(workspace, c
     assert attack.main(["shadow_ratio=0.5"]) == 2
     assert "main.py prepares it: python main.py dataset=ml-100k" in capsys.readouterr().err
     assert not (workspace / "data/datasets/ml-100k").exists()
+
+
+class InterruptedAtLine:
+    """Ctrl-C when the `number`-th line of Python, library code included, is about to run."""
+
+    def __init__(self, number: int):
+        self.left = number
+
+    def __enter__(self) -> None:
+        self.usual = sys.gettrace()
+        sys.settrace(self._trace)
+
+    def __exit__(self, *_: object) -> None:
+        sys.settrace(self.usual)
+
+    def _trace(self, frame, event, _):
+        if event == "line":
+            self.left -= 1
+            if self.left == 0:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+        return self._trace
+
+
+@pytest.mark.filterwarnings("error")
+def test_ctrl_c_at_any_line_of_writing_a_file_leaves_the_old_one_or_the_new_one(tmp_path):
+    path = tmp_path / "file.json"
+    seen = set()
+    for number in range(1, 1000):
+        write_json(path, "old")
+        interrupt = InterruptedAtLine(number)
+        try:
+            with interrupt:
+                write_json(path, "new")
+        except KeyboardInterrupt:
+            pass
+        gc.collect()
+        seen.add(json.loads(path.read_text()))
+        assert set(tmp_path.iterdir()) <= {path, tmp_path / ".file.json.tmp"}
+        if interrupt.left > 0:
+            break
+    assert interrupt.left > 0
+    assert number > 50
+    assert seen == {"old", "new"}

@@ -9,6 +9,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+_BINARY = getattr(os, "O_BINARY", 0)  # Windows alone has it
+
 
 @contextlib.contextmanager
 def named(path: Path) -> Iterator[None]:
@@ -33,15 +35,26 @@ def replace_file(path: Path) -> Iterator[BytesIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with named(path):
         try:
-            with scratch.open("wb") as file:
-                file.write(content.getbuffer())
-                file.flush()
-                os.fsync(file.fileno())
+            _write(scratch, content.getbuffer())
             scratch.replace(path)
         except BaseException:
             with contextlib.suppress(OSError):
                 scratch.unlink()
             raise
+
+
+def _write(path: Path, content: memoryview) -> None:
+    """Write a file through to the disk.
+
+    By descriptor: Ctrl-C while Python makes a file object leaves it to be complained of.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _BINARY, 0o666)
+    try:
+        while content:
+            content = content[os.write(descriptor, content) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: Path, content: Any) -> None:
