@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from models.base import EmbeddingScorer, Recommender, Scorer
+from models.blocks import block_rows
 from models.lightgcn import LightGCN
 from models.ncf import NCF
 
@@ -37,7 +38,7 @@ def build_model(
     return NCF(n_users, n_items, size, generator)
 
 
-def top_items(model: Recommender, n_users: int, n_items: int, top: int, rows: int = 256) -> Tensor:
+def top_items(model: Recommender, n_users: int, n_items: int, top: int) -> Tensor:
     """(n_users, top) int64: each user's highest-scored items of all, best first."""
     device = model.user_embedding.device
     items = torch.arange(n_items, device=device)
@@ -45,6 +46,6 @@ def top_items(model: Recommender, n_users: int, n_items: int, top: int, rows: in
     return torch.cat(
         [
             score(users[:, None], items.expand(len(users), -1)).topk(top).indices
-            for users in torch.arange(n_users, device=device).split(rows)
+            for users in torch.arange(n_users, device=device).split(block_rows(n_items))
         ]
     )

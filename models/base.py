@@ -1,15 +1,35 @@
 """What a recommender must offer to be trained, evaluated, unlearned and attacked."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 Scorer = Callable[[Tensor, Tensor], Tensor]
 """Maps users (n, 1) and items (n, m) to their logits (n, m), without gradients."""
 
-EmbeddingScorer = Callable[[Tensor], Tensor]
-"""Maps a user embedding (n_users, d) to scores (n_users, k) of items fixed beforehand."""
+
+@dataclass(frozen=True)
+class EmbeddingScorer:
+    """Maps a user embedding (n_users, d) to scores (n_users, k) of items fixed beforehand, with
+    gradients. Who can do with some users' scores at a time takes them so: all of them are made
+    from far larger tensors.
+
+    Attributes:
+        shared: the user embedding -> what every user's scores are made from.
+        of_users: that, and some users -> their scores.
+        blocks: all users, as many at a time as keep the memory in bounds.
+    """
+
+    shared: Callable[[Tensor], tuple[Tensor, ...]]
+    of_users: Callable[[Sequence[Tensor], slice], Tensor]
+    blocks: Sequence[slice]
+
+    def __call__(self, embedding: Tensor) -> Tensor:
+        shared = self.shared(embedding)
+        return torch.cat([self.of_users(shared, users) for users in self.blocks])
 
 
 class Recommender(nn.Module, ABC):

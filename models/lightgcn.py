@@ -18,12 +18,14 @@ products.
 """
 
 import logging
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from models.base import EmbeddingScorer, Recommender, Scorer
+from models.blocks import block_slices, in_blocks
 
 log = logging.getLogger(__name__)
 
@@ -161,16 +163,23 @@ class LightGCN(Recommender):
     @torch.no_grad()
     def scorer(self) -> Scorer:
         user_nodes, item_nodes = self._nodes(self.user_table, self.item_table)
-        return lambda users, items: (user_nodes[users] * item_nodes[items]).sum(-1)
+
+        def scores(users: Tensor, items: Tensor) -> Tensor:
+            return (user_nodes[users] * item_nodes[items]).sum(-1)
+
+        return in_blocks(scores, user_nodes.shape[1])
 
     def embedding_scorer(self, items: Tensor) -> EmbeddingScorer:
         item_table = self.item_table.detach().clone()
 
-        def scores(embedding: Tensor) -> Tensor:
-            user_nodes, item_nodes = self._nodes(embedding, item_table)
-            return torch.einsum("nd,nkd->nk", user_nodes, item_nodes[items])
+        def of_users(shared: Sequence[Tensor], users: slice) -> Tensor:
+            user_nodes, item_nodes = shared
+            # embedding(): as above; several threads add up the gradient of indexing in any order
+            of_items = nn.functional.embedding(items[users], item_nodes)  # (n, k, d)
+            return torch.einsum("nd,nkd->nk", user_nodes[users], of_items)
 
-        return scores
+        blocks = block_slices(len(items), items.shape[1] * item_table.shape[1])
+        return EmbeddingScorer(lambda table: self._nodes(table, item_table), of_users, blocks)
 
     def _logits_by_rows(self, matrix: Tensor, users: Tensor, items: Tensor) -> Tensor:
         nodes = torch.cat([users, items + len(self.user_table)])

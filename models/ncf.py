@@ -7,13 +7,14 @@ A generalised matrix factorisation (GMF) with K factors beside a perceptron on t
 papers attack and unlearn.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from models.base import EmbeddingScorer, Recommender, Scorer
+from models.blocks import block_slices, in_blocks
 
 
 class NCF(Recommender):
@@ -75,16 +76,23 @@ class NCF(Recommender):
         def scores(users: Tensor, items: Tensor) -> Tensor:
             return (weighted[users] * factors[items]).sum(-1) + perceptron(users, items)
 
-        return scores
+        return in_blocks(scores, self.mlp_user.shape[1])
 
     @torch.no_grad()
     def embedding_scorer(self, items: Tensor) -> EmbeddingScorer:
         # the perceptron has tables of its own, so in p the score is affine: slope . p_u + offset
-        w = self.output.weight[0, : self.gmf_user.shape[1]]
-        slope = w * self.gmf_item[items]  # (n_users, k, K)
+        weighted = self.output.weight[0, : self.gmf_user.shape[1]] * self.gmf_item
         users = torch.arange(len(items), device=items.device)[:, None]
-        offset = self._perceptron_scorer()(users, items)
-        return lambda embedding: torch.einsum("nkd,nd->nk", slope, embedding) + offset
+        offset = in_blocks(self._perceptron_scorer(), self.mlp_user.shape[1])(users, items)
+
+        blocks = block_slices(len(items), items.shape[1] * weighted.shape[1])
+        only = weighted[items] if len(blocks) == 1 else None  # (n, k, K); made once where it fits
+
+        def of_users(shared: Sequence[Tensor], users: slice) -> Tensor:
+            slope = weighted[items[users]] if only is None else only
+            return torch.einsum("nkd,nd->nk", slope, shared[0][users]) + offset[users]
+
+        return EmbeddingScorer(lambda embedding: (embedding,), of_users, blocks)
 
     def _perceptron_scorer(self) -> Scorer:
         """The perceptron's part of the score, with the output's bias.

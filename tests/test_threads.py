@@ -14,9 +14,8 @@ from methods.adv import AdversaryPenalty
 from methods.losses.regularizers import frobenius, ranking
 from methods.retrain import MMDPenalty
 from methods.unlearning import Optimizer, unlearn
-from models import MODELS, top_items
+from models import MODELS
 from models.training.step import Trainer, TrainingSettings
-from tests.test_training import N_ITEMS, N_USERS, model_of
 from utils.seeds import torch_generator
 from utils.threads import UNCHANGED, Threads, one_thread
 
@@ -153,8 +152,8 @@ def test_unlearning_has_the_same_bytes_with_any_number_of_threads(method, size):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_ranking_regularizer_too(name):
-    model = model_of(name)
-    scorer = model.embedding_scorer(top_items(model, N_USERS, N_ITEMS, 5))
+    model = problems.model_of(name, "ml-100k", PAIRS)
+    scorer = model.embedding_scorer(torch.randint(1349, (943, 20), generator=torch_generator(0)))
     theta = model.user_embedding.detach()
 
     def gradient(number):

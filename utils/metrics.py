@@ -71,22 +71,13 @@ def evaluate(
     score: Callable[[Tensor, Tensor], Tensor],
     candidates: Candidates,
     cutoffs: Sequence[int] = CUTOFFS,
-    rows: int = 1024,
 ) -> dict[str, float]:
     """Mean HR@k and NDCG@k over users.
 
     Args:
-        score: maps users (n, 1) and items (n, m) to scores (n, m).
+        score: maps users (n, 1) and items (n, m) to scores (n, m), in memory that it bounds itself.
         candidates: what to rank.
         cutoffs: the k's.
-        rows: users scored at a time; bounds the memory, not the result.
     """
-    scores = torch.cat(
-        [
-            score(users[:, None], items)
-            for users, items in zip(
-                candidates.users.split(rows), candidates.items.split(rows), strict=True
-            )
-        ]
-    )
+    scores = score(candidates.users[:, None], candidates.items)
     return {name: values.mean().item() for name, values in hit_and_ndcg(scores, cutoffs).items()}

@@ -1,5 +1,7 @@
 """What holds the user embedding back: l_r of eq. 1 (Li et al., ACM MM 2023)."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -23,17 +25,27 @@ def ranking(scorer: EmbeddingScorer, margin: float) -> Objective:
 
     Args:
         scorer: gives the scores (n, top) of each user's top items under the original embedding,
-            best first.
+            best first; it is asked for a block of users after another.
         margin: how far neighbours in that order should stay apart, in logits.
     """
 
-    def value(theta: Tensor) -> Tensor:
-        scores = scorer(theta)
+    def hinge(shared: Sequence[Tensor], users: slice) -> Tensor:
+        scores = scorer.of_users(shared, users)
         return torch.relu(margin - (scores[:, :-1] - scores[:, 1:])).sum()
+
+    def value(theta: Tensor) -> Tensor:
+        shared = scorer.shared(theta)
+        return torch.stack([hinge(shared, users) for users in scorer.blocks]).sum()
 
     def gradient(theta: Tensor) -> Tensor:
         with torch.enable_grad():
             theta = theta.detach().requires_grad_()
-            return torch.autograd.grad(value(theta), theta)[0]
+            shared = scorer.shared(theta)
+            # backward once a block as far as what the blocks share, then once from there: the
+            # graph of one block is gone before the next is made
+            held = [part.detach().requires_grad_() for part in shared]
+            for users in scorer.blocks:
+                hinge(held, users).backward()
+            return torch.autograd.grad(shared, theta, [part.grad for part in held])[0]
 
     return Objective(value, gradient)
