@@ -78,7 +78,7 @@ class Place:
         """The most MiB in use so far, of the device's memory or the process's."""
         if self.on_gpu:
             return torch.cuda.max_memory_allocated(self.device) / 2**20
-        return peak_memory_mb()
+        return peak_memory_mb() or math.nan
 
     def seconds(self, work: Callable[[], Any]) -> float:
         """Of doing `work`, to its end."""

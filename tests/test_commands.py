@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from methods import METHODS, d2d
 from methods.losses import mmd
 from models import MODELS
 from tests.conftest import write_ml100k
+from utils.runtime import peak_memory_mb
 
 PROJECT = Path(__file__).resolve().parents[1]
 QUICK = ["epochs=12", "batch_size=128", "lr=0.01", "embedding_size=8", "threads=1"]
@@ -197,6 +199,18 @@ def test_both_ways_to_propagate_train_the_same_model_and_the_summary_names_the_o
     # Adam makes a whole step of a gradient that is nothing but rounding, so not by element
     difference = np.linalg.norm(tables[0] - tables[1]) / np.linalg.norm(tables[0])
     assert 0 < difference < 1e-3, difference
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="of Linux alone")
+def test_a_run_has_a_peak_memory_of_its_own(workspace):
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    bound = pages * resource.getpagesize() / 2**20 + 300
+    np.ones(50_000_000)  # 380 MiB that an elder in a sweep may have needed, and given back
+    assert peak_memory_mb() > bound
+    run_main("epochs=1", "method=u2u", "unlearn_steps=2")
+    for method in ("original", "u2u"):
+        path = workspace / f"exp_results/ncf/ml-100k/{method}/seed-0/summary.json"
+        assert json.loads(path.read_text())["peak_memory_mb"] < bound
 
 
 @pytest.mark.parametrize("attribute", ["age", "occupation"])

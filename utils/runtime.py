@@ -1,10 +1,12 @@
 """The machine a run uses: device, threads, memory, and the record of them."""
 
+import contextlib
 import ctypes
 import functools
 import logging
 import os
 import platform
+import re
 import subprocess
 import sys
 from importlib.metadata import version
@@ -71,14 +73,26 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def peak_memory_mb() -> float:
-    """The most resident memory that this process has held so far, in MiB."""
+def forget_peak_memory() -> None:
+    """Let the peak begin anew at what is resident now, where the system can (Linux)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory_mb() -> float | None:
+    """The most resident memory that this process has held, in MiB: since `forget_peak_memory`, or
+    since it began where the system can't forget; None on Windows.
+    """
+    with contextlib.suppress(OSError):
+        status = Path("/proc/self/status").read_text()
+        if peak := re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE):
+            return int(peak[1]) / 2**10
     try:
         import resource
-    except ImportError:  # Windows
-        return float("nan")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+    except ImportError:
+        return None
+    highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return highest / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def environment(device: torch.device) -> dict[str, Any]:

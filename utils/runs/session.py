@@ -14,7 +14,7 @@ from utils.messages import describe_run, remarks
 from utils.runs.folder import RunFolder
 from utils.runs.logs import log_file
 from utils.runs.records import add_run, find_run, runs
-from utils.runtime import environment, peak_memory_mb
+from utils.runtime import environment, forget_peak_memory, peak_memory_mb
 from utils.threads import Threads
 
 log = logging.getLogger(__name__)
@@ -94,7 +94,9 @@ def session(
             if not asked:
                 log.info("  (trained first: the method starts from it)")
             made = Session(folder)
+            forget_peak_memory()  # of earlier runs of a sweep
             yield made
+            forget_peak_memory()  # a method goes on whose original this was
             assert made.summary is not None
             describe_run(made.summary, folder.path, next_steps=asked)
         if record:
