@@ -13,28 +13,32 @@ if __name__ == "__main__":  # before the imports that take their time
     start("attack")
 
 import logging
+import time
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from data.dataset import Attribute, data_checksum, load_attribute
-from data.tables import load_embedding, load_labels
+from data.dataset import Attribute, data_checksum, load_attribute, load_dataset
+from data.tables import load_embedding, load_labels, load_users
 from methods import METHODS
 from models import MODELS
 from utils.audit.attackers import ATTACKERS, STRONG, battery
+from utils.audit.audit import Settings, Subject, audit
+from utils.audit.baselines import history_baselines
 from utils.audit.leakage import summarise
-from utils.audit.null import gate, null_of_the_worst, verdict
+from utils.audit.null import audit_gate, gate, null_of_the_worst, verdict
+from utils.audit.places import places_of_file, places_of_run
 from utils.audit.protocols import Protocol
 from utils.audit.scores import out_of_sample
 from utils.cli import Command, execute
 from utils.config import AttackConfig, ExperimentConfig, Group, identity
 from utils.errors import UserError
-from utils.messages import attack_remarks, command_for, describe_attack
+from utils.messages import attack_remarks, command_for, describe_attack, describe_audit
 from utils.reproduction import renew_report
 from utils.runs.files import file_checksum, read_json_object, write_json
-from utils.runs.folder import embedding_path, places_path, run_path
+from utils.runs.folder import embedding_path, places_path, run_path, users_path
 from utils.runs.locks import locked
 from utils.runs.logs import log_file
 from utils.runs.records import add_attack, attacks, check_record, has_attack
@@ -48,6 +52,11 @@ FEWEST_PERMUTATIONS = 19
 
 
 def run(config: AttackConfig) -> dict[str, Any]:
+    """One attack or audit, of a finished run or of a file."""
+    return run_audit(config) if config.attack == "audit" else run_attack(config)
+
+
+def run_attack(config: AttackConfig) -> dict[str, Any]:
     """Attack one embedding: a run's, or that of a file."""
     file, groups = config.user_embedding, METHODS[config.method].groups
     folder = run_path(config, groups)
@@ -62,7 +71,10 @@ def run(config: AttackConfig) -> dict[str, Any]:
         ):
             log.info("%s was attacked (%s) already: %s", folder, config.protocol, record.path)
             return {"found": True}
-        target = target_file(config, Path(file)) if file else target_run(config, folder)
+        if file:
+            target = target_file(config, Path(file), load_embedding(Path(file)))
+        else:
+            target = target_run(config, folder)
         with log_file(target.log):
             log.info("Attack (%s) on %s", config.protocol, target.title)
             jobs = config.threads or available_cores()
@@ -91,6 +103,78 @@ def run(config: AttackConfig) -> dict[str, Any]:
         if record:
             add_attack(record, config, groups, result, run_key(folder) or "")
     return result
+
+
+def run_audit(config: AttackConfig) -> dict[str, Any]:
+    """Audit a run, or the arrays of a file."""
+    file, groups = config.user_embedding, METHODS[config.method].groups
+    folder = run_path(config, groups)
+    with locked(Path(file) if file else folder, config.busy):
+        if file:
+            places = places_of_file(Path(file))
+            target = target_file(config, Path(file), next(iter(places.values())))
+            subject = Subject(places, target.attribute, {})  # no more is known of its users
+        else:
+            target = target_run(config, folder)
+            subject = subject_of_run(config, target)
+        with log_file(target.log):
+            log.info("Audit of %s", target.title)
+            start = time.perf_counter()
+            settings = Settings(
+                battery(
+                    config.attackers if config.attackers != AttackConfig.attackers else [STRONG]
+                ),
+                config.audit_users,
+                config.audit_permutations,
+                config.attack_seed,
+            )
+            log.info(
+                "  %d attackers at %d places: %s",
+                len(settings.attackers),
+                len(subject.places),
+                ", ".join(subject.places),
+            )
+            result = audit(subject, settings, config.threads or available_cores())
+            result = {"title": target.title, **result}
+            result |= {
+                "config": asdict(config),
+                "seconds": time.perf_counter() - start,
+                "environment": environment(torch.device("cpu")),
+                "checksums": target.checksums(),
+            }
+            if config.fail_above:
+                result["gate"] = audit_gate(result["verdict"], config.fail_above)
+            describe_audit(result)
+            path = target.result.with_name(
+                target.result.name.removesuffix("attack.json") + "audit.json"
+            )
+            write_json(path, result)
+            page = path.with_suffix(".html")
+            log.info("  saved in %s; the page: %s", path, page)
+    return result
+
+
+def subject_of_run(config: AttackConfig, target: "Target") -> Subject:
+    """All places of a finished run, and what its dataset tells without it."""
+    folder, seed = target.result.parent, config.attack_seed
+    made = (read_json_object(folder / "summary.json") or {})["config"]
+    prepared = Path(config.dataset_path) / config.dataset / "preprocess"
+    with locked(prepared, busy="wait"):
+        held_out = made.get("selection", "validation") == "validation"
+        dataset = load_dataset(prepared, config.dataset, held_out, made.get("split_seed", 0))
+    train = dataset.train.numpy()
+    before = None
+    if config.method != "original":
+        original = run_path(replace(config, method="original"), METHODS["original"].groups)
+        before = load_users(users_path(original))
+    return Subject(
+        places=places_of_run(folder, seed),
+        attribute=target.attribute,
+        baselines=history_baselines(train, dataset.n_users, dataset.n_items, seed),
+        activity=np.bincount(train[:, 0], minlength=dataset.n_users),
+        metrics=load_users(users_path(folder)),
+        before=before,
+    )
 
 
 @dataclass(frozen=True)
@@ -189,10 +273,9 @@ def target_run(config: AttackConfig, folder: Path) -> Target:
     return Target(title, path, embedding, attribute, folder / "attack.json", logs)
 
 
-def target_file(config: AttackConfig, path: Path) -> Target:
-    """An embedding of your own; results go beside it."""
+def target_file(config: AttackConfig, path: Path, embedding: np.ndarray) -> Target:
+    """An embedding of your own, read from `path`; results go beside it."""
     assert config.labels  # checked at the door
-    embedding = load_embedding(path)
     attribute = load_labels(Path(config.labels), config.attribute, len(embedding))
     beside = [path.with_name(f"{path.stem}.attack{ending}") for ending in (".json", ".log")]
     return Target(str(path), path, embedding, attribute, *beside)
@@ -254,7 +337,17 @@ def check(config: AttackConfig) -> None:
             f"place {config.place} is of a run of main.py; user_embedding {config.user_embedding} "
             "is the place itself: leave place out"
         )
-    if config.fail_above == "null-95" and config.null < FEWEST_PERMUTATIONS:
+    if config.attack == "audit" and config.record:
+        raise UserError(
+            f"record {config.record} is for attacks; an audit writes its own audit.json"
+        )
+    if config.attack == "audit" and config.place != DEFAULT_PLACE:
+        raise UserError(f"place {config.place} is for attacks; an audit takes every place")
+    if (
+        config.attack == "attack"
+        and config.fail_above == "null-95"
+        and config.null < FEWEST_PERMUTATIONS
+    ):
         raise UserError(
             f"fail_above null-95 needs a null of at least {FEWEST_PERMUTATIONS} permutations; add "
             "null=99"

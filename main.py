@@ -25,7 +25,15 @@ from data.dataset import Attribute, Dataset, load_attribute, load_dataset
 from data.prepare import PrepareSettings, locked_dataset, prepared_folder
 from data.sampling import NegativeSampler
 from data.sources.formats import default_min_interactions
-from data.tables import check_squares, load_embedding, load_labels, save_embedding, save_places
+from data.tables import (
+    check_squares,
+    load_embedding,
+    load_labels,
+    save_embedding,
+    save_lists,
+    save_places,
+    save_users,
+)
 from methods import METHODS
 from methods.eraser import Eraser, UserTables
 from methods.losses.objective import Objective
@@ -33,11 +41,12 @@ from methods.losses.regularizers import frobenius, ranking
 from models import MODELS, Recommender, build_model, top_items
 from models.training.loop import train
 from models.training.step import TrainingSettings
+from utils.audit.baselines import widest
 from utils.cli import Command, execute
 from utils.config import ExperimentConfig, Group, identity
 from utils.errors import UserError
 from utils.messages import sweep_table
-from utils.metrics import evaluate
+from utils.metrics import evaluate_users, means
 from utils.reproduction import renew_report
 from utils.runs.files import file_checksum, write_json_lines
 from utils.runs.folder import RunFolder, load_weights, run_path, save_weights
@@ -46,6 +55,11 @@ from utils.runs.session import session
 from utils.runtime import available_cores, resolve_device
 from utils.seeds import torch_generator
 from utils.threads import Threads
+
+RECOMMENDED = 20
+"""Items of a user's list that is kept."""
+MOST_SCORES = 2**27
+"""Scores of users and items that are held at once: 512 MiB."""
 
 
 def run(config: ExperimentConfig, asked: bool = True) -> dict[str, Any]:
@@ -73,8 +87,7 @@ def run(config: ExperimentConfig, asked: bool = True) -> dict[str, Any]:
             else:
                 model, results = None, unlearn_table(config, data, this.folder, threads)
             if model and data.dataset:
-                save(config, model, this.folder)
-                results["test"] = evaluate(model.scorer(), data.dataset.test)
+                results["test"] = save(config, model, data.dataset, this.folder)
             results = {**data.described(), **results}
             checksums = {**data.checksums}
             if original:
@@ -283,12 +296,39 @@ def recorded(eraser: Eraser, saved: np.dtype | str) -> dict[str, Any]:
     return eraser.record | rounding
 
 
-def save(config: ExperimentConfig, model: Recommender, folder: RunFolder) -> None:
-    """The weights, the user embedding by itself, and all places where a user has a vector."""
+def save(
+    config: ExperimentConfig, model: Recommender, dataset: Dataset, folder: RunFolder
+) -> dict[str, float]:
+    """The weights, the user embedding by itself, and all else that is made of a user: the vectors
+    of every place, the recommended items, the test metrics. Returns these metrics' means.
+    """
     save_weights(folder.weights_path(config.target_model), model.state_dict())
     save_embedding(folder.embedding_path, model.user_embedding.detach().cpu().numpy())
-    places = {**model.user_tables(), **model.served()}
-    save_places(folder.places_path, {k: v.detach().cpu().numpy() for k, v in places.items()})
+    vectors = {**model.user_tables(), **model.served()}
+    places = {name: tensor.detach().cpu().numpy() for name, tensor in vectors.items()}
+    places["scores"] = scores_of_users(model, dataset, config.seed)
+    save_places(folder.places_path, places)
+    top = min(RECOMMENDED, dataset.n_items)
+    lists = top_items(model, dataset.n_users, dataset.n_items, top, dataset.train)
+    save_lists(folder.lists_path, lists.cpu().numpy())
+    of_users = evaluate_users(model.scorer(), dataset.test)
+    columns = {name: np.full(dataset.n_users, np.nan) for name in of_users}
+    for name, values in of_users.items():
+        columns[name][dataset.test.users.cpu()] = values.cpu()
+    save_users(folder.users_path, dataset.user_ids, columns)
+    return means(of_users)
+
+
+def scores_of_users(model: Recommender, dataset: Dataset, seed: int) -> np.ndarray:
+    """(n_users, d): the users' scores of all items, or of so many as are held at once, in the
+    coordinates of their widest directions; an item's mean says nothing of a user.
+    """
+    device = dataset.train.device
+    items = torch.arange(dataset.n_items, device=device)
+    items = items[:: -(-dataset.n_users * dataset.n_items // MOST_SCORES)]
+    users = torch.arange(dataset.n_users, device=device)
+    scores = model.scorer()(users[:, None], items.expand(dataset.n_users, -1))
+    return widest((scores - scores.mean(0)).cpu().numpy(), seed)
 
 
 def check_run(config: ExperimentConfig) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from data.layout import (
     read_candidates,
     read_genders,
     read_pairs,
+    read_user_ids,
     read_users,
     stated_items,
 )
@@ -77,6 +79,7 @@ class Dataset:
         validation: an interaction a user, or None where nothing is held out.
         test: another interaction a user.
         checksum: SHA-256 of the files that this was read from.
+        user_ids: the source's names of the users; their numbers where it isn't known.
         graph_path: where the interaction graph of `train` is cached; None in a folder that isn't
             ours to write to.
     """
@@ -88,6 +91,7 @@ class Dataset:
     validation: Candidates | None
     test: Candidates
     checksum: str
+    user_ids: Sequence[str]
     graph_path: Path | None
 
     def to(self, device: torch.device) -> "Dataset":
@@ -155,6 +159,7 @@ def load_dataset(
         validation=validation,
         test=test,
         checksum=data_checksum(folder, hold_out_validation, split_seed),
+        user_ids=read_user_ids(folder) if is_ours(folder) else [str(u) for u in range(n_users)],
         graph_path=folder / graph_name if is_ours(folder) else None,
     )
 

@@ -115,6 +115,15 @@ def read_users(folder: Path) -> pd.DataFrame:
     Raises:
         UserError: it is missing or damaged.
     """
+    return _users(folder).drop(columns=["index", "raw_id"])
+
+
+def read_user_ids(folder: Path) -> list[str]:
+    """The source's names of our users, in the order of the indices; raises as `read_users`."""
+    return _users(folder)["raw_id"].tolist()
+
+
+def _users(folder: Path) -> pd.DataFrame:
     path, mend = existing(folder, USERS), _anew(folder)
     try:
         users = read_named(path, ",", csv.QUOTE_MINIMAL)
@@ -124,7 +133,7 @@ def read_users(folder: Path) -> pd.DataFrame:
     count = _stated(folder, "users") or len(users)
     if users["index"].tolist() != [str(user) for user in range(count)]:
         raise UserError(f"{path} is damaged: its lines are not users 0 to {count - 1}; {mend}")
-    return users.drop(columns=["index", "raw_id"])
+    return users
 
 
 def stated_items(folder: Path) -> int:

@@ -3,8 +3,9 @@
 Arrays only: nothing in a file can run, and nothing that isn't finite gets in.
 """
 
+import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,32 @@ def save_places(path: Path, places: Mapping[str, np.ndarray]) -> None:
     """Write users' vectors of several places, each (n_users, d), as one .npz."""
     with replace_file(path) as file:
         np.savez(file, allow_pickle=False, **dict(places))
+
+
+def save_lists(path: Path, lists: np.ndarray) -> None:
+    """Write users' lists of item numbers, (n_users, k), as int32 .npy."""
+    with replace_file(path) as file:
+        np.save(file, lists.astype(np.int32), allow_pickle=False)
+
+
+def save_users(path: Path, ids: Sequence[str], columns: Mapping[str, np.ndarray]) -> None:
+    """Write a CSV with a line a user, in the order of the embedding's rows: the dataset's own id,
+    then a number a column.
+    """
+    table = pd.DataFrame({"user": ids, **columns})
+    with replace_file(path) as file:
+        table.to_csv(file, index=False, float_format="%.6g")
+
+
+def load_users(path: Path) -> dict[str, np.ndarray] | None:
+    """The columns of numbers of such a file; None where there is none."""
+    if not path.exists():
+        return None
+    try:
+        table = pd.read_csv(path, dtype={"user": str})
+        return {name: table[name].to_numpy(np.float64) for name in table if name != "user"}
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {first_line(error)}; run main.py again") from None
 
 
 def load_embedding(path: Path, name: str = "user_embedding") -> np.ndarray:
@@ -92,17 +119,28 @@ def load_array(path: Path, name: str = "user_embedding") -> np.ndarray:
     Raises:
         UserError: no such file, not such a file, or several arrays of other names.
     """
+    with _opened(path) as loaded:
+        if isinstance(loaded, np.lib.npyio.NpzFile):
+            names = loaded.files
+            if len(names) != 1 and name not in names:
+                raise UserError(f"{path} holds the arrays {', '.join(names)}; call one {name}")
+            loaded = loaded[names[0] if len(names) == 1 else name]
+        # torch and pandas know this machine's byte order alone
+        return loaded.astype(loaded.dtype.newbyteorder("="), copy=False)
+
+
+def array_names(path: Path) -> list[str]:
+    """The names of a .npz file's arrays; raises as `load_array`."""
+    with _opened(path) as loaded:
+        return loaded.files
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         # opened here, since np.load leaves a file that is no array open
         with path.open("rb") as file:
-            loaded: Any = np.load(file, allow_pickle=False)
-            if isinstance(loaded, np.lib.npyio.NpzFile):
-                names = loaded.files
-                if len(names) != 1 and name not in names:
-                    raise UserError(f"{path} holds the arrays {', '.join(names)}; call one {name}")
-                loaded = loaded[names[0] if len(names) == 1 else name]
-            # torch and pandas know this machine's byte order alone
-            return loaded.astype(loaded.dtype.newbyteorder("="), copy=False)
+            yield np.load(file, allow_pickle=False)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except (UserError, PermissionError):

@@ -38,14 +38,22 @@ def build_model(
     return NCF(n_users, n_items, size, generator)
 
 
-def top_items(model: Recommender, n_users: int, n_items: int, top: int) -> Tensor:
-    """(n_users, top) int64: each user's highest-scored items of all, best first."""
+def top_items(
+    model: Recommender, n_users: int, n_items: int, top: int, without: Tensor | None = None
+) -> Tensor:
+    """(n_users, top) int64: each user's highest-scored items of all, best first.
+
+    Args:
+        without: (n, 2) int64 pairs of user and item that are not recommended, such as those known.
+    """
     device = model.user_embedding.device
     items = torch.arange(n_items, device=device)
     score = model.scorer()
-    return torch.cat(
-        [
-            score(users[:, None], items.expand(len(users), -1)).topk(top).indices
-            for users in torch.arange(n_users, device=device).split(block_rows(n_items))
-        ]
-    )
+    found = []
+    for users in torch.arange(n_users, device=device).split(block_rows(n_items)):
+        scores = score(users[:, None], items.expand(len(users), -1))
+        if without is not None:
+            known = without[(without[:, 0] >= users[0]) & (without[:, 0] <= users[-1])]
+            scores[known[:, 0] - users[0], known[:, 1]] = -torch.inf
+        found.append(scores.topk(top).indices)
+    return torch.cat(found)

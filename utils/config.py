@@ -38,6 +38,7 @@ class Group(Enum):
     ADV = "adv"
     CALIBRATED = "calibrated"
     ATTACK = "the attack"
+    AUDIT = "the audit"
 
 
 def key(
@@ -213,8 +214,10 @@ class ExperimentConfig:
 class AttackConfig:
     """configs/attack_config.json: attack a saved user embedding (`python attack.py`)."""
 
-    attack: str = key("attack", Group.PLACE, choices=("attack",))
-    """Kept from the artefact's file; has one value."""
+    attack: str = key("attack", Group.PLACE, choices=("attack", "audit"))
+    """"attack": what the papers run, on one place. "audit": attackers of every kind at every place
+    where a user has vectors, beside baselines and the null of the worst; writes audit.json and
+    audit.html. It has a protocol of its own, which takes attack_seed and the two audit_ keys."""
     target_model: str = key("final_model.pth", Group.PLACE, pattern=NAME)
     """File name of the trained model's weights in a run folder; the attack needs only the
     embedding beside it."""
@@ -238,7 +241,8 @@ class AttackConfig:
     au_trade_off: float = key(1e-6, Group.PLACE, low=0, high=1e12, sweep=True)
     """Trade-off of the attacked u2u or d2d run."""
     attackers: tuple[str, ...] = key(("mlp", "xgb"), Group.PLACE)
-    """The attacking classifiers; "strong" = every one of the others."""
+    """The attacking classifiers; "strong" = every one of the others, which an audit takes unless
+    other names are given than the published two."""
     place: str = key("user_embedding", Group.ATTACK, pattern=NAME, sweep=True)
     """Which of a run's users' vectors: the user embedding, another user table of the model (ncf:
     gmf, mlp; lgn: layer0), or the vectors that its scores are made of (lgn: propagated)."""
@@ -248,6 +252,10 @@ class AttackConfig:
     fail_above: str | None = key(None, Group.PLACE, pattern=GATE)
     """Exit code 3 where the worst attacker's leakage |AUC - 0.5| is above this number, or above the
     95th percentile of the null ("null-95"); null = never."""
+    audit_users: int = key(20_000, Group.AUDIT, low=8)
+    """attack "audit": the most users that take part; of more so many are drawn."""
+    audit_permutations: int = key(1999, Group.AUDIT, low=19, high=99_999)
+    """attack "audit": permutations of the tested users' labels that make the null."""
     protocol: str = key("shadow", Group.PLACE, choices=("shadow", "cv"), sweep=True)
     """"shadow" trains on a small exposed share (the 2023 paper), "cv" cross-validates (what the
     artefact runs)."""

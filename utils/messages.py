@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +129,45 @@ def verdict_line(result: dict[str, Any]) -> str:
         f"{found['worst']}, has AUC {auc}; {beside}. Reduced inference risk, not anonymity: "
         "another attacker may find more"
     )
+
+
+def audit_verdict(verdict: Mapping[str, Any], attackers: int, places: int) -> str:
+    """An audit's verdict in one line."""
+    auc = f"{verdict['auc']:.3f}"
+    if verdict["auc"] < 0.5:
+        auc += f", i.e. {1 - verdict['auc']:.3f} flipped"
+    null = f"null 95 %: {0.5 + verdict['null_95']:.3f}, p = {verdict['p']:.2g}"
+    where = f"{verdict['place']}, read by {verdict['attacker']} at AUC {auc}"
+    if verdict["leaks"]:
+        return f"leaks: {where}; {null}"
+    return (
+        f"no leak found: the worst of {attackers} attackers at {places} places is {where}; {null}. "
+        "Reduced inference risk, not anonymity: another attacker may find more"
+    )
+
+
+def describe_audit(result: Mapping[str, Any]) -> None:
+    """Log an audit: the verdict, a line a place and baseline, who pays."""
+    places, baselines = result["places"], result["baselines"]
+    tried = len(next(iter(places.values()))["attackers"])
+    log.info("  %s", audit_verdict(result["verdict"], tried, len(places)))
+    log.info("  %-24s %4s  %-13s %6s  %8s  %6s", "place", "d", "worst", "AUC", "null 95", "p")
+    for kind, rows in (("", places), ("baseline ", baselines)):
+        for name, row in rows.items():
+            log.info(
+                "  %-24s %4d  %-13s %.3f  %8.3f  %6.2g%s",
+                kind + name,
+                row["dimensions"],
+                row["worst"],
+                row["auc"],
+                0.5 + row["null_95"],
+                row["p"],
+                "  leaks" if row["leaks"] and not kind else "",
+            )
+    for metric, found in result["utility"].items():
+        kept = f" ({found['change']['kept']:.1%} of the original's)" if "change" in found else ""
+        classes = ", ".join(f"{name} {one['mean']:.4f}" for name, one in found["classes"].items())
+        log.info("  %s %.4f%s: %s", metric, found["all"]["mean"], kept, classes)
 
 
 def _next_steps(config: dict[str, Any], folder: Path) -> list[str]:

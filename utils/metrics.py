@@ -6,7 +6,7 @@ HR = 1, placing it last HR = 0), needs no random numbers, and doesn't depend on 
 order.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -67,17 +67,30 @@ def hit_and_ndcg(scores: Tensor, cutoffs: Sequence[int] = CUTOFFS) -> dict[str, 
 
 
 @torch.no_grad()
-def evaluate(
+def evaluate_users(
     score: Callable[[Tensor, Tensor], Tensor],
     candidates: Candidates,
     cutoffs: Sequence[int] = CUTOFFS,
-) -> dict[str, float]:
-    """Mean HR@k and NDCG@k over users.
+) -> dict[str, Tensor]:
+    """HR@k and NDCG@k of every user, (n,) float64 each.
 
     Args:
         score: maps users (n, 1) and items (n, m) to scores (n, m), in memory that it bounds itself.
         candidates: what to rank.
         cutoffs: the k's.
     """
-    scores = score(candidates.users[:, None], candidates.items)
-    return {name: values.mean().item() for name, values in hit_and_ndcg(scores, cutoffs).items()}
+    return hit_and_ndcg(score(candidates.users[:, None], candidates.items), cutoffs)
+
+
+def evaluate(
+    score: Callable[[Tensor, Tensor], Tensor],
+    candidates: Candidates,
+    cutoffs: Sequence[int] = CUTOFFS,
+) -> dict[str, float]:
+    """Their means over users; arguments as in `evaluate_users`."""
+    return means(evaluate_users(score, candidates, cutoffs))
+
+
+def means(of_users: Mapping[str, Tensor]) -> dict[str, float]:
+    """The mean over users of each metric."""
+    return {name: values.mean().item() for name, values in of_users.items()}

@@ -111,8 +111,15 @@ def gate(result: Mapping[str, Any], fail_above: str) -> str:
         result: of an attack, with its verdict for "null-95".
         fail_above: a number, or "null-95".
     """
-    if fail_above == "null-95":
-        failed = result["verdict"]["leaks"]
-    else:
-        failed = Worst.of(result["attackers"]).leakage > float(fail_above)
+    leaks = fail_above == "null-95" and result["verdict"]["leaks"]
+    return _gate(leaks, Worst.of(result["attackers"]).leakage, fail_above)
+
+
+def audit_gate(verdict: Mapping[str, Any], fail_above: str) -> str:
+    """The same of an audit's verdict."""
+    return _gate(verdict["leaks"], verdict["leakage"], fail_above)
+
+
+def _gate(leaks: bool, leakage: float, fail_above: str) -> str:
+    failed = leaks if fail_above == "null-95" else leakage > float(fail_above)
     return "failed" if failed else "passed"

@@ -65,7 +65,7 @@ def out_of_sample(
     splits = rounds(labels, protocol)
     features = embedding.astype(np.float32)
     work = (
-        delayed(_scores)(
+        delayed(train_and_score)(
             ATTACKERS[name](protocol.name, seed32(protocol.seed, "attacker", number)),
             features,
             labels,
@@ -86,7 +86,9 @@ def out_of_sample(
     return {name: [next(found) for _ in splits] for name in attackers}
 
 
-def _scores(classifier: Any, features: np.ndarray, labels: np.ndarray, split: Round) -> Scores:
+def train_and_score(
+    classifier: Any, features: np.ndarray, labels: np.ndarray, split: Round
+) -> Scores:
     """One attacker on one round."""
     with threadpool_limits(1):
         converged = _fit(classifier, features[split.train], labels[split.train])

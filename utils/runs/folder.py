@@ -5,7 +5,10 @@
     metrics.jsonl           a line an epoch, or 20 steps of unlearning
     weights/final_model.pth state_dict of the recommender (its name is `target_model`)
     weights/user_embedding.npy (n_users, d) float32
-    weights/user_vectors.npz users' vectors by place: the model's tables, and what it serves
+    weights/user_vectors.npz users' vectors by place: the model's tables, what it serves, and the
+                            scores' widest directions
+    weights/user_lists.npy  (n_users, 20) int32 recommended items, best first
+    users.csv               a line a row of the embedding: the dataset's own id, test metrics
     summary.json            results, seconds, environment, checksums; written last: done
     attack.json, train_log-attack.log   what attack.py found
 
@@ -74,6 +77,16 @@ def places_path(folder: Path) -> Path:
     return folder / "weights" / "user_vectors.npz"
 
 
+def lists_path(folder: Path) -> Path:
+    """Where a run folder has the users' recommended items; not in the older ones."""
+    return folder / "weights" / "user_lists.npy"
+
+
+def users_path(folder: Path) -> Path:
+    """Where a run folder has its users' ids and test metrics; not in the older ones."""
+    return folder / "users.csv"
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """A run's folder and what tells the run apart from others in the same place.
@@ -113,6 +126,14 @@ class RunFolder:
     @property
     def summary_path(self) -> Path:
         return self.path / "summary.json"
+
+    @property
+    def lists_path(self) -> Path:
+        return lists_path(self.path)
+
+    @property
+    def users_path(self) -> Path:
+        return users_path(self.path)
 
     @property
     def checkpoint(self) -> Path:

@@ -1,0 +1,262 @@
+"""The audit's protocol: AUCs, intervals and the exact null of the worst; and the audit itself."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy.stats import kstest, norm
+from sklearn.metrics import roc_auc_score
+
+import attack
+import main
+from utils.audit.baselines import history_baselines, widest
+from utils.audit.groups import friedman_rafsky
+from utils.audit.halves import attack_places, halves, worst
+from utils.audit.places import list_vectors
+from utils.audit.statistics import (
+    auc_interval,
+    class_aucs,
+    leakage,
+    p_value,
+    permuted_leakages,
+    tpr_at,
+)
+from utils.errors import UserError
+
+TINY = ["epochs=2", "batch_size=512", "lr=0.01", "embedding_size=4", "num_ng=1", "threads=1"]
+QUICK = ("logistic", "qda", "knn")
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5])
+def test_aucs_are_scikit_learns_with_ties(classes):
+    rng = np.random.default_rng(classes)
+    scores, labels = rng.random((200, classes)).round(1), rng.integers(0, classes, 200)
+    judged = range(1, 2) if classes == 2 else range(classes)
+    expected = [roc_auc_score(labels == c, scores[:, c]) for c in judged]
+    assert class_aucs(scores, labels) == pytest.approx(expected)
+    assert leakage(class_aucs(scores, labels)) == pytest.approx(
+        np.abs(np.array(expected) - 0.5).mean()
+    )
+
+
+def test_a_class_without_users_has_no_auc():
+    aucs = class_aucs(np.random.default_rng(0).random((30, 3)), np.arange(30) % 2)
+    assert np.isnan(aucs).tolist() == [False, False, True]
+    assert leakage(aucs) == pytest.approx(np.abs(aucs[:2] - 0.5).mean())
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.36, 0.95, -0.95, 2.3])
+def test_intervals_cover_the_true_auc_of_500_simulated_audits(shift):
+    rng = np.random.default_rng(0)
+    truth, covered = norm.cdf(shift / 2**0.5), 0
+    labels = (np.arange(150) < 50).astype(np.int64)
+    for _ in range(500):
+        x = rng.normal(size=150) + shift * labels
+        low, high = auc_interval(np.stack([-x, x], axis=1), labels)
+        covered += low <= truth <= high
+    # 95 % within three standard errors of 500 draws
+    assert 0.92 <= covered / 500 <= 0.98
+
+
+def test_an_interval_of_several_classes_covers_too():
+    rng = np.random.default_rng(1)
+    means = np.array([[0.0, 0.0], [0.8, 0.0], [0.0, 0.5]])
+
+    def aucs(n):
+        labels = rng.integers(0, 3, n)
+        x = rng.normal(size=(n, 2)) + means[labels]
+        return -((x[:, None] - means) ** 2).sum(2), labels
+
+    truth = class_aucs(*aucs(200_000)).mean()
+    intervals = [auc_interval(*aucs(120)) for _ in range(500)]
+    assert 0.92 <= np.mean([low <= truth <= high for low, high in intervals]) <= 0.98
+
+
+def test_a_perfect_auc_has_an_interval():
+    labels = np.repeat([0, 1], 20)
+    low, high = auc_interval(np.stack([-labels, labels], axis=1).astype(float), labels)
+    assert 0.8 < low < 1 == high
+    low, high = auc_interval(np.stack([labels, -labels], axis=1).astype(float), labels)
+    assert low == 0 < high < 0.2
+
+
+def test_permuted_leakages_are_those_of_the_aucs_of_permuted_labels():
+    rng = np.random.default_rng(0)
+    scores, labels = rng.random((4, 60, 3)).round(1), rng.integers(0, 3, 60)
+    found = permuted_leakages(scores, labels, 5, np.random.default_rng(7))
+    again = np.random.default_rng(7)
+    for row in found:
+        permuted = again.permutation(labels)
+        assert row == pytest.approx([leakage(class_aucs(one, permuted)) for one in scores])
+
+
+def test_the_true_positive_rate_at_a_false_positive_rate():
+    scores = np.array([9, 8, 8, 7, 6, 5, 4, 3, 2, 1.0])
+    positive = np.array([1, 1, 0, 1, 0, 0, 0, 0, 0, 0], dtype=bool)
+    assert tpr_at(scores, positive, 0.0) == {"tpr": 1 / 3, "fpr": 0.0, "found": 1, "accused": 0}
+    # the tie at 8 is taken whole
+    assert tpr_at(scores, positive, 0.2) == {"tpr": 1.0, "fpr": 1 / 7, "found": 3, "accused": 1}
+    assert tpr_at(np.zeros(10), positive, 0.1)["found"] == 0
+
+
+def test_halves_are_stratified_disjoint_and_leave_out_who_is_unknown():
+    labels = np.random.default_rng(0).choice([-1, 0, 1, 2], 500, p=[0.1, 0.6, 0.2, 0.1])
+    split = halves(labels, 10**6, 0)
+    assert not set(split.train) & set(split.test)
+    assert set(split.train) | set(split.test) == set(np.flatnonzero(labels >= 0))
+    counts = [np.bincount(labels[side]) for side in (split.train, split.test)]
+    assert np.abs(counts[0] - counts[1]).max() <= 1
+    few = halves(labels, 100, 0)
+    assert len(few.train) + len(few.test) == 100
+    with pytest.raises(UserError, match="smallest class has 3 users"):
+        halves(np.array([0] * 50 + [1] * 3), 100, 0)
+
+
+def audit_of(x, labels, seed, permutations=199, attackers=QUICK):
+    split = halves(labels, 10**6, seed)
+    places = {"all": x, "some": x[:, :2]}
+    return worst(
+        attack_places(places, labels, attackers, split, seed, quiet=True),
+        labels,
+        permutations,
+        seed,
+    )
+
+
+def test_the_p_value_of_the_worst_is_uniform_where_there_is_nothing_to_find():
+    """Several attackers and places, classes of 29 % and 71 %: the draws of an ML-100K audit."""
+    rng = np.random.default_rng(0)
+    p, leaks = [], []
+    for draw in range(200):
+        x, labels = rng.normal(size=(546, 8)), (rng.random(546) < 0.29).astype(np.int64)
+        found = audit_of(x, labels, draw)[""]
+        p.append(found.p)
+        leaks.append(found.leaks)
+    assert kstest(p, "uniform").pvalue > 0.01
+    assert np.mean(leaks) < 0.05 + 3 * (0.05 * 0.95 / 200) ** 0.5
+
+
+@pytest.mark.parametrize("plant", ["shift", "spread", "flipped"])
+def test_what_is_planted_is_found_at_its_place(plant):
+    rng = np.random.default_rng(3)
+    x, labels = rng.normal(size=(600, 40)), rng.integers(0, 2, 600)
+    if plant == "shift":
+        x[:, 4] += 1.0 * labels
+    elif plant == "spread":
+        x[:, 2:] *= np.where(labels == 1, 1.5, 1.0)[:, None]
+    else:  # erased on the whole sample: the halves' differences are each other's mirror images
+        for c in (0, 1):
+            x[labels == c] -= x[labels == c].mean(0)
+    found = audit_of(x, labels, 0)
+    assert found[""].place == "all"
+    assert found[""].leaks
+    assert found["all"].p < 0.02
+    if plant == "flipped":
+        assert found[""].auc < 0.45
+    else:
+        assert not found["some"].leaks
+
+
+def test_p_values_count_the_observed_one():
+    assert p_value(1.0, np.zeros(99)) == 0.01
+    assert p_value(0.0, np.zeros(99)) == 1.0
+
+
+def test_friedman_and_rafsky_see_classes_apart_and_pushed_into_each_other():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 300)
+    x = rng.normal(size=(300, 3))
+    apart = friedman_rafsky(x + 2 * labels[:, None], labels, 199, rng)
+    assert apart.edges < apart.expected
+    assert apart.p == 0.01
+    pairs = np.repeat(rng.normal(size=(150, 3)), 2, axis=0) + 1e-3 * rng.normal(size=(300, 3))
+    pushed = friedman_rafsky(pairs, np.arange(300) % 2, 199, rng)
+    assert pushed.edges > pushed.expected
+    assert pushed.p == 0.01
+    p = [
+        friedman_rafsky(rng.normal(size=(60, 3)), rng.integers(0, 2, 60), 99, rng).p
+        for _ in range(60)
+    ]
+    assert np.mean(np.array(p) <= 0.1) < 0.25
+
+
+def test_users_at_the_same_point_are_no_obstacle_to_the_tree():
+    labels = np.arange(40) % 2
+    found = friedman_rafsky(np.zeros((40, 3)), labels, 99, np.random.default_rng(0))
+    assert 0 < found.edges < 40
+
+
+def test_baselines_by_hand():
+    train = np.array([[0, 0], [0, 1], [1, 0], [2, 3]])
+    found = history_baselines(train, 4, 10, seed=0)
+    assert found["activity"][:, 0] == pytest.approx(np.log1p([2, 1, 1, 0]))
+    assert found["popularity"].shape == (4, 10)
+    assert found["popularity"].sum(1) == pytest.approx([1, 1, 1, 0])
+    assert found["popularity"][1, 9] == 1  # item 0 is the most popular
+    gram = found["history"] @ found["history"].T
+    assert gram == pytest.approx(
+        np.array([[2, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]), abs=1e-5
+    )
+
+
+def test_lists_become_vectors_with_the_same_inner_products():
+    lists = np.array([[0, 1], [0, 2], [5, 6], [1, 0]])
+    vectors = list_vectors(lists, 0)
+    assert vectors @ vectors.T == pytest.approx(
+        np.array([[2, 1, 0, 2], [1, 2, 0, 1], [0, 0, 2, 0], [2, 1, 0, 2]]), abs=1e-5
+    )
+    assert widest(np.ones((5, 3)), 0).shape == (5, 2)
+
+
+@pytest.mark.parametrize("model", ["ncf", "lgn"])
+def test_an_audit_of_a_run_takes_all_places_and_compares_with_the_original(
+    workspace, model, capsys
+):
+    assert main.main([*TINY, f"model={model}", "method=d2d", "unlearn_steps=20"]) == 0
+    capsys.readouterr()
+    arguments = [
+        "attack=audit",
+        f"model={model}",
+        "method=d2d",
+        "threads=1",
+        "audit_permutations=99",
+    ]
+    assert attack.main([*arguments, "attackers=logistic"]) == 0
+    text = capsys.readouterr().out
+    folder = workspace / f"exp_results/{model}/ml-100k/d2d/seed-0"
+    result = json.loads((folder / "audit.json").read_text())
+    tables = {"ncf": ["gmf", "mlp"], "lgn": ["layer0", "propagated"]}[model]
+    assert list(result["places"]) == [*tables, "scores", "lists"]
+    assert list(result["baselines"]) == ["activity", "popularity", "history", "random"]
+    kept = result["utility"]["NDCG@10"]["change"]["kept"]
+    before = json.loads((folder.parents[1] / "original/seed-0/summary.json").read_text())["test"]
+    after = json.loads((folder / "summary.json").read_text())["test"]
+    assert kept == pytest.approx(after["NDCG@10"] / before["NDCG@10"], abs=1e-4)
+    verdict = result["verdict"]
+    assert verdict["leakage"] == max(row["leakage"] for row in result["places"].values())
+    assert f"{verdict['place']}, read by logistic at AUC" in text
+    assert "NaN" not in (folder / "audit.json").read_text()
+
+
+def test_an_audit_gates_on_its_own_null(workspace):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 200)
+    np.save("labels.npy", labels)
+    np.savez(
+        "told.npz",
+        first=rng.normal(size=(200, 3)),
+        second=rng.normal(size=(200, 3)) + labels[:, None],
+    )
+    np.save("untold.npy", rng.normal(size=(200, 3)))
+    command = [
+        "attack=audit",
+        "labels=labels.npy",
+        "attackers=logistic",
+        "fail_above=null-95",
+        "threads=1",
+    ]
+    assert attack.main([*command, "user_embedding=told.npz"]) == 3
+    result = json.loads((workspace / "told.audit.json").read_text())
+    assert (result["verdict"]["place"], result["gate"]) == ("second", "failed")
+    assert attack.main([*command, "user_embedding=untold.npy"]) == 0
+    assert attack.main([*command, "user_embedding=untold.npy", "record=somewhere"]) == 2

@@ -1,0 +1,253 @@
+"""The audit: what an attacker who tries would learn of an attribute, wherever a user has vectors.
+
+Every attacker is tried at every place, on halves (utils.audit.halves); the verdict compares the
+worst of all with the worst that permuted labels give. Beside it stand what the same attackers find
+without any embedding, how many labels they need, who is found, and what the recommendations cost.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from data.dataset import Attribute
+from utils.audit.baselines import random_vectors
+from utils.audit.groups import friedman_rafsky
+from utils.audit.halves import Worst, attack_places, halves, worst
+from utils.audit.leakage import summarise
+from utils.audit.protocols import Protocol, Round
+from utils.audit.scores import Scores, out_of_sample
+from utils.audit.statistics import (
+    auc_interval,
+    class_aucs,
+    leakage,
+    membership,
+    tpr_at,
+)
+from utils.audit.utility import METRICS, by_class, mean_of
+from utils.errors import UserError
+from utils.seeds import numpy_generator
+
+RATIOS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
+"""Shares of the balanced users whose labels an attacker of the ratio curve knows."""
+CURVE_DRAWS = 5
+FALSE_ALARMS = (0.01, 0.1)
+"""False positive rates at which the share of found users is said."""
+FEWEST = 20
+"""Tested users of each class that a subgroup must have to be judged."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Keys of the attack config that an audit depends on.
+
+    Attributes:
+        attackers: names in ATTACKERS.
+        users: the most that take part.
+        permutations: of the null.
+        seed: of everything drawn.
+    """
+
+    attackers: tuple[str, ...]
+    users: int
+    permutations: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is audited.
+
+    Attributes:
+        places: users' vectors (n, d) by place.
+        attribute: the users' labels.
+        baselines: features (n, d) by name, of what was known before any training.
+        activity: (n,) interactions a user; None where they aren't known.
+        metrics: a name -> (n,) value a user of the recommendations' quality; None as above.
+        before: the same of the original.
+    """
+
+    places: Mapping[str, np.ndarray]
+    attribute: Attribute
+    baselines: Mapping[str, np.ndarray]
+    activity: np.ndarray | None = None
+    metrics: Mapping[str, np.ndarray] | None = None
+    before: Mapping[str, np.ndarray] | None = None
+
+
+def audit(subject: Subject, settings: Settings, jobs: int) -> dict[str, Any]:
+    """The audit's figures, as audit.json has them (exp_results/README.md says what they are).
+
+    Raises:
+        UserError: too few users of a class.
+    """
+    labels, classes, seed = subject.attribute.labels, subject.attribute.classes, settings.seed
+    split = halves(labels, settings.users, seed)
+    first = next(iter(subject.places.values()))
+    rng = numpy_generator(seed, "random vectors")
+    baselines = {**subject.baselines, "random": random_vectors(len(labels), first.shape[1], rng)}
+    everything = {**subject.places, **{f"baseline {name}": x for name, x in baselines.items()}}
+    found = attack_places(everything, labels, settings.attackers, split, seed, jobs)
+    at_places = {name: found[name] for name in subject.places}
+    of_places = worst(at_places, labels, settings.permutations, seed)
+    of_all = of_places.pop("")
+    beside = {name: found[f"baseline {name}"] for name in baselines}
+    of_baselines = worst(beside, labels, settings.permutations, seed)
+    del of_baselines[""]
+    truth = labels[split.test]
+    chosen = at_places[of_all.place][of_all.attacker]
+    return {
+        "verdict": _verdict(of_all, chosen, truth),
+        "users": {
+            "train": len(split.train),
+            "test": len(split.test),
+            "of_class": subject.attribute.counts(),
+        },
+        "attribute": subject.attribute.name,
+        "classes": list(classes),
+        "places": {
+            name: {
+                "dimensions": subject.places[name].shape[1],
+                **_place(row, of_places[name], truth),
+                "apart": asdict(_apart(subject.places[name], labels, settings, name)),
+            }
+            for name, row in at_places.items()
+        },
+        "baselines": {
+            name: {"dimensions": baselines[name].shape[1], **_place(row, of_baselines[name], truth)}
+            for name, row in beside.items()
+        },
+        "curve": _curve(subject.places[of_all.place], labels, of_all.attacker, seed, jobs),
+        "groups": _groups(chosen, labels, subject.activity, split),
+        "utility": _utility(subject),
+    }
+
+
+def _verdict(of_all: Worst, found: Scores, truth: np.ndarray) -> dict[str, Any]:
+    low, high = auc_interval(found.scores, truth)
+    return {
+        "leaks": of_all.leaks,
+        "place": of_all.place,
+        "attacker": of_all.attacker,
+        "auc": of_all.auc,
+        "interval": [low, high],
+        "leakage": of_all.leakage,
+        "p": of_all.p,
+        "null_95": of_all.bound,
+        "null_mean": float(of_all.null.mean()),
+        "permutations": len(of_all.null),
+    }
+
+
+def _place(row: Mapping[str, Scores], found: Worst, truth: np.ndarray) -> dict[str, Any]:
+    return {
+        "worst": found.attacker,
+        "auc": found.auc,
+        "leakage": found.leakage,
+        "p": found.p,
+        "null_95": found.bound,
+        "leaks": found.leaks,
+        "attackers": {name: _attacker(one, truth) for name, one in row.items()},
+    }
+
+
+def _attacker(found: Scores, truth: np.ndarray) -> dict[str, Any]:
+    aucs = class_aucs(found.scores, truth)
+    low, high = auc_interval(found.scores, truth)
+    figures: dict[str, Any] = {
+        "auc": float(np.nanmean(aucs)),
+        "interval": [low, high],
+        "leakage": leakage(aucs),
+        "converged": found.converged,
+    }
+    if found.scores.shape[1] == 2:
+        # who knows of the defence turns the score round where it points the wrong way
+        sign = 1 if aucs[0] >= 0.5 else -1
+        score, positive = sign * found.scores[:, 1], membership(truth, 2)[:, 0]
+        figures["at_fpr"] = {str(rate): tpr_at(score, positive, rate) for rate in FALSE_ALARMS}
+    else:
+        figures["class_aucs"] = [float(one) for one in aucs]
+    return figures
+
+
+def _apart(x: np.ndarray, labels: np.ndarray, settings: Settings, place: str) -> Any:
+    rng = numpy_generator(settings.seed, "apart", place)
+    return friedman_rafsky(x, labels, min(settings.permutations, 999), rng)
+
+
+def _curve(
+    x: np.ndarray, labels: np.ndarray, attacker: str, seed: int, jobs: int
+) -> dict[str, Any]:
+    """The worst attacker and the simplest one, by the share of labels that they know."""
+    names = tuple(dict.fromkeys((attacker, "logistic")))
+    points = []
+    for ratio in RATIOS:
+        try:
+            found = out_of_sample(
+                x, labels, names, Protocol("shadow", ratio, CURVE_DRAWS, 2, 1, seed), jobs, True
+            )
+        except UserError:  # so few users that a side would lack a class
+            continue
+        summary = summarise(found, labels)
+        aucs = {name: summary["attackers"][name]["auc"] for name in names}
+        points.append(
+            {
+                "ratio": ratio,
+                "known": summary["users"]["train"],
+                "auc": {
+                    name: {"mean": one["mean"], "std": one["std"]} for name, one in aucs.items()
+                },
+            }
+        )
+    return {"attackers": list(names), "draws": CURVE_DRAWS, "points": points}
+
+
+def _groups(
+    found: Scores, labels: np.ndarray, activity: np.ndarray | None, split: Round
+) -> dict[str, Any]:
+    """The worst attacker's AUC among users of little, middling and much activity."""
+    if activity is None:
+        return {}
+    tested = activity[split.test]
+    bounds = np.quantile(tested, [1 / 3, 2 / 3])
+    third = np.searchsorted(bounds, tested, side="left")
+    result = {}
+    for number, name in enumerate(("least active third", "middle third", "most active third")):
+        members = third == number
+        truth = labels[split.test][members]
+        counts = np.bincount(truth, minlength=found.scores.shape[1])
+        if counts.min() < FEWEST:
+            continue
+        scores = found.scores[members]
+        result[name] = {
+            "users": int(members.sum()),
+            "auc": float(class_aucs(scores, truth).mean()),
+            "interval": list(auc_interval(scores, truth)),
+        }
+    return result
+
+
+def _utility(subject: Subject) -> dict[str, Any]:
+    """The recommendations' quality by class, and, where it is known, paired with the original's."""
+    if subject.metrics is None:
+        return {}
+    labels, classes = subject.attribute.labels, subject.attribute.classes
+    result: dict[str, Any] = {}
+    for metric in METRICS:
+        values = subject.metrics[metric]
+        of_class = by_class(values, labels, classes)
+        result[metric] = {
+            "all": asdict(mean_of(values[~np.isnan(values)])),
+            "classes": {name: asdict(one) for name, one in of_class.items()},
+        }
+        if subject.before is not None:
+            change = values - subject.before[metric]
+            result[metric]["change"] = {
+                "all": asdict(mean_of(change[~np.isnan(change)])),
+                "classes": {
+                    name: asdict(one) for name, one in by_class(change, labels, classes).items()
+                },
+                "kept": float(np.nanmean(values) / np.nanmean(subject.before[metric])),
+            }
+    return result

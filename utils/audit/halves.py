@@ -1,0 +1,163 @@
+"""The audit's own protocol: one half of the users trains the attackers, the other half tests them.
+
+Every attacker is trained once, at every place. So the null costs nothing: what an attacker has
+learnt from one half says nothing of the labels of the other, if the vectors don't tell them, and
+permuting the tested half's labels is an exact test of that, for the worst of any number of
+attackers and places (Westfall and Young, 1993). Where rounds share users, as in cv, or in shadow's
+draws, that is wrong: there the null needs retraining (utils.audit.null).
+
+All users with a label take part, in the classes' own sizes: an AUC doesn't ask for balance.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from joblib import Parallel, delayed
+from sklearn.model_selection import train_test_split
+from tqdm import tqdm
+
+from utils.audit.attackers import ATTACKERS
+from utils.audit.protocols import Round
+from utils.audit.scores import Scores, train_and_score
+from utils.audit.statistics import class_aucs, leakage, p_value, permuted_leakages
+from utils.errors import UserError
+from utils.seeds import numpy_generator, seed32
+
+
+def halves(labels: np.ndarray, most: int, seed: int) -> Round:
+    """Half of the users of every class, to train on, and the other half.
+
+    Args:
+        labels: (n,) int64, classes 0 .. C-1, -1 where unknown: these are in neither.
+        most: users in both halves together; where there are more, so many are drawn.
+        seed: of the draw.
+
+    Raises:
+        UserError: a class has fewer than four users.
+    """
+    users = np.flatnonzero(labels >= 0)
+    fewest = np.bincount(labels[users]).min()
+    if fewest < 4:
+        raise UserError(
+            f"the smallest class has {fewest} users; an audit needs four: leave the class out of "
+            "the labels, or join it with another"
+        )
+    if len(users) > most:
+        users, _ = train_test_split(
+            users, train_size=most, stratify=labels[users], random_state=seed32(seed, "subsample")
+        )
+    train, test = train_test_split(
+        users, test_size=0.5, stratify=labels[users], random_state=seed32(seed, "halves")
+    )
+    return Round(np.sort(train), np.sort(test))
+
+
+def attack_places(
+    places: Mapping[str, np.ndarray],
+    labels: np.ndarray,
+    attackers: Sequence[str],
+    split: Round,
+    seed: int,
+    jobs: int = 1,
+    quiet: bool = False,
+) -> dict[str, dict[str, Scores]]:
+    """Every attacker at every place: place -> attacker -> scores on the tested half.
+
+    Args:
+        places: (n, d) vectors by name; a place's own d.
+        labels: (n,) int64.
+        attackers: names in ATTACKERS.
+        split: who trains, who tests.
+        seed: of the attackers.
+        jobs: processes; changes the speed alone.
+        quiet: without progress.
+    """
+    pairs = [(place, name) for place in places for name in attackers]
+    work = (
+        delayed(train_and_score)(
+            ATTACKERS[name]("cv", seed32(seed, "attacker", name)),
+            places[place].astype(np.float32),
+            labels,
+            split,
+        )
+        for place, name in pairs
+    )
+    results = tqdm(
+        Parallel(n_jobs=jobs, return_as="generator")(work),
+        total=len(pairs),
+        desc="attacking (halves)",
+        unit="fit",
+        leave=False,
+        disable=quiet,
+    )
+    found: dict[str, dict[str, Scores]] = {place: {} for place in places}
+    for (place, name), scores in zip(pairs, results, strict=True):
+        found[place][name] = scores
+    return found
+
+
+@dataclass(frozen=True)
+class Worst:
+    """The attacker that finds most, beside what the worst finds under permuted labels.
+
+    Attributes:
+        place, attacker: where, and who.
+        auc, leakage: of that attacker on the tested half.
+        null: (B,) leakage of the worst of the same attackers and places, a permutation each.
+        p: of the null.
+    """
+
+    place: str
+    attacker: str
+    auc: float
+    leakage: float
+    null: np.ndarray
+    p: float
+
+    @property
+    def bound(self) -> float:
+        """The null's 95th percentile."""
+        return float(np.quantile(self.null, 0.95, method="higher"))
+
+    @property
+    def leaks(self) -> bool:
+        """Whether more is found than the worst finds by chance in 95 of 100 cases."""
+        return self.leakage > self.bound
+
+
+def worst(
+    found: Mapping[str, Mapping[str, Scores]],
+    labels: np.ndarray,
+    permutations: int,
+    seed: int,
+) -> dict[str, Worst]:
+    """The worst attacker of each place, and, by the name "", that of all places together.
+
+    Args:
+        found: as from `attack_places`, one split for all.
+        labels: (n,) int64.
+        permutations: B; the same for every place.
+        seed: of the permutations.
+    """
+    flat = [(place, name, one) for place, row in found.items() for name, one in row.items()]
+    truth = labels[flat[0][2].split.test]
+    scores = np.stack([one.scores for *_, one in flat])
+    rng = numpy_generator(seed, "permutations")
+    null = permuted_leakages(scores, truth, permutations, rng)  # (B, m)
+    aucs = [class_aucs(one, truth) for one in scores]
+    leakages = np.array([leakage(one) for one in aucs])
+    result = {}
+    for which in ("", *found):
+        members = np.array([place == which or not which for place, *_ in flat])
+        chosen = max(np.flatnonzero(members), key=lambda i: leakages[i])
+        of_null = null[:, members].max(1)
+        result[which] = Worst(
+            flat[chosen][0],
+            flat[chosen][1],
+            float(np.nanmean(aucs[chosen])),
+            float(leakages[chosen]),
+            of_null,
+            p_value(leakages[chosen], of_null),
+        )
+    return result
