@@ -30,16 +30,20 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from methods.eraser import Labels, TransductiveEraser, UserTables
+from methods.eraser import Labels, TransductiveEraser, UserTables, apart, share_moved, side_by_side
+from methods.gaussian import (
+    FLOOR,
+    barycentre,
+    class_covariances,
+    covariance,
+    power,
+    transport,
+)
 
-FLOOR = 1e-12
-"""Eigenvalues below this share of the largest count as this share."""
-
-TYLER_ROUNDS = BARYCENTRE_ROUNDS = 30
+TYLER_ROUNDS = 30
 QUANTILES = 201
 FOLDS = 5
 FEATURES = 400
@@ -93,64 +97,26 @@ def calibrate(
     v, radius = as_random_partition((x - centre) / radius[:, None], radius, labels, rho, rng)
     v, history = _polish(v, radius, labels, rounds, rng)
     edited = centre + v * radius[:, None]
-    moved = float(np.linalg.norm(edited - x) / np.linalg.norm(x))
-    return Calibrated(edited, moved, history, time.perf_counter() - start)
+    return Calibrated(edited, share_moved(x, edited), history, time.perf_counter() - start)
 
 
 def fit(
     tables: UserTables, labels: Labels, rho: float, rounds: int, rng: np.random.Generator
 ) -> TransductiveEraser:
-    """The eraser of one table and one attribute; users of unknown label stay as they are.
+    """The eraser of one attribute from all tables side by side; users of unknown label stay.
 
     Args:
-        tables, labels: as in every fit (see methods.eraser), here one of each.
+        tables, labels: as in every fit (see methods.eraser), one attribute.
         rho, rounds, rng: see `calibrate`.
-
-    Raises:
-        ValueError: not one table and one attribute.
     """
-    ((name, table),), (classes,) = tables.items(), labels.values()
-    known = classes >= 0
-    users, theirs = table[known].cpu().numpy(), classes[known].cpu().numpy()
+    (classes,) = labels.values()
+    x, z = side_by_side(tables), classes.cpu().numpy()
+    known = z >= 0
     with threadpool_limits(1):  # many small products: the same bytes everywhere, and no waiting
-        done = calibrate(users, theirs, rho, rounds, rng)
-    edited = table.clone()
-    edited[known] = torch.from_numpy(done.table).to(table)
+        done = calibrate(x[known], z[known], rho, rounds, rng)
+    x[known] = done.table
     record = {"moved": done.moved, "seconds": done.seconds}
-    return TransductiveEraser(dict(tables), {name: edited}, record, done.history)
-
-
-def power(matrix: np.ndarray, exponent: float) -> np.ndarray:
-    """A power of a symmetric positive semidefinite matrix."""
-    values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
-    values = np.maximum(values, FLOOR * max(values.max(), np.finfo(float).tiny))
-    return (vectors * values**exponent) @ vectors.T
-
-
-def covariance(x: np.ndarray) -> np.ndarray:
-    """(d, d), with 1/n."""
-    centred = x - x.mean(0)
-    return centred.T @ centred / len(x)
-
-
-def transport(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The optimal map from N(0, A) to N(0, B): A^-½ (A^½ B A^½)^½ A^-½."""
-    root, inverse = power(a, 0.5), power(a, -0.5)
-    return inverse @ power(root @ b @ root, 0.5) @ inverse
-
-
-def barycentre(covariances: list[np.ndarray], weights: np.ndarray) -> np.ndarray:
-    """The covariance of the Gaussians' Wasserstein barycentre, by its fixed point
-    S = S^-½ (Σ p_c (S^½ A_c S^½)^½)² S^-½ (Álvarez-Esteban et al., J. Math. Anal. Appl. 2016).
-    """
-    s = sum(p * a for p, a in zip(weights, covariances, strict=True))
-    for _ in range(BARYCENTRE_ROUNDS):
-        root, inverse = power(s, 0.5), power(s, -0.5)
-        middle = sum(
-            p * power(root @ a @ root, 0.5) for p, a in zip(weights, covariances, strict=True)
-        )
-        s = inverse @ middle @ middle @ inverse
-    return s
+    return TransductiveEraser(dict(tables), apart(x, tables), record, done.history)
 
 
 def tyler_radius(centred: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -177,7 +143,7 @@ def as_random_partition(
         radius: (n,).
         labels, rho, rng: as of `calibrate`.
     """
-    n, d = v.shape
+    n = len(v)
     members = [np.flatnonzero(labels == c) for c in range(labels.max() + 1)]
     groups = rng.permutation(labels)
     p = np.array([len(users) / n for users in members])
@@ -192,11 +158,7 @@ def as_random_partition(
         new_radius[users[np.argsort(radius[users])]] = np.sort(pool[groups == c])
 
     means = [v[users].mean(0) for users in members]
-    # a class of fewer than 4 d users has too poor a covariance to be mapped whole
-    shrink = [max(0.0, 1 - len(users) / (4 * d)) for users in members]
-    own_covariances = [covariance(v[users]) for users in members]
-    pooled = sum(q * a for q, a in zip(p, own_covariances, strict=True))
-    covariances = [(1 - g) * a + g * pooled for g, a in zip(shrink, own_covariances, strict=True)]
+    covariances, shrink = class_covariances(v, members)
     s, mu = barycentre(covariances, p), p @ np.array(means)
     to_white, from_white = power(s, -0.5), power(s, 0.5)
     pool_v = np.empty_like(v)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -69,3 +70,24 @@ class TransductiveEraser(Eraser):
                     "the very users that it has seen: fit it on this table"
                 )
         return {name: self.edited[name].clone() for name in tables}
+
+
+def share_moved(before: np.ndarray, after: np.ndarray) -> float:
+    """||x' - x||_F / ||x||_F; 0 where nothing moved."""
+    change = float(np.linalg.norm(after - before))
+    return change / float(np.linalg.norm(before)) if change else 0.0
+
+
+def side_by_side(tables: UserTables) -> np.ndarray:
+    """(n, Σ d) float64: every user's vectors of all tables as one."""
+    return torch.cat([table.detach() for table in tables.values()], 1).double().cpu().numpy()
+
+
+def apart(x: np.ndarray, tables: UserTables) -> dict[str, Tensor]:
+    """(n, Σ d) cut into tables like the given ones, of their dtypes, on their devices."""
+    widths = [table.shape[1] for table in tables.values()]
+    cut = np.split(x, np.cumsum(widths)[:-1], axis=1)
+    return {
+        name: torch.from_numpy(np.ascontiguousarray(part)).to(table)
+        for part, (name, table) in zip(cut, tables.items(), strict=True)
+    }

@@ -67,6 +67,11 @@ class Recommender(nn.Module, ABC):
         gradients: what a system that ranks with this model must keep.
         """
 
+    def keep_served(self) -> None:
+        """Let the user tables be what the model serves, from now on and in its saved weights. The
+        recommendations stay; training ends. Nothing to do where they are that already.
+        """
+
     @property
     def user_embedding(self) -> nn.Parameter:
         """(n_users, d): the first of the user tables."""

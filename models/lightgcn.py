@@ -111,6 +111,7 @@ class LightGCN(Recommender):
     layers = 3
     graph: Tensor
     matrix: Tensor | None
+    kept: Tensor | None
 
     def __init__(
         self,
@@ -128,10 +129,21 @@ class LightGCN(Recommender):
         # not saved with the weights: it belongs to the data
         self.register_buffer("graph", graph, persistent=False)
         self.register_buffer("matrix", None, persistent=False)
+        self.register_buffer("kept", None)  # None is not saved either
         self.training_path = "layers"
 
     def user_tables(self) -> dict[str, nn.Parameter]:
-        return {"layer0": self.user_table}
+        return {"propagated" if self.kept is not None else "layer0": self.user_table}
+
+    @torch.no_grad()
+    def keep_served(self) -> None:
+        """The propagated vectors of users and items take the tables' place; layer 0 is gone. The
+        saved weights say so by a name of their own.
+        """
+        tables = self.user_table, self.item_table
+        for table, nodes in zip(tables, self._nodes(*tables), strict=True):
+            table.copy_(nodes)
+        self.register_buffer("kept", torch.ones((), dtype=torch.bool))
 
     @torch.no_grad()
     def served(self) -> dict[str, Tensor]:
@@ -196,5 +208,7 @@ class LightGCN(Recommender):
 
     def _nodes(self, user_table: Tensor, item_table: Tensor) -> tuple[Tensor, Tensor]:
         """Propagated user and item embeddings, (n_users, d) and (n_items, d)."""
+        if self.kept is not None:
+            return user_table, item_table
         nodes = _Propagate.apply(self.graph, torch.cat([user_table, item_table]), self.layers)
         return nodes[: len(user_table)], nodes[len(user_table) :]

@@ -6,15 +6,8 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from methods import METHODS
-from methods.calibrated import (
-    as_random_partition,
-    barycentre,
-    calibrate,
-    covariance,
-    fit,
-    transport,
-    tyler_radius,
-)
+from methods.calibrated import as_random_partition, calibrate, fit, tyler_radius
+from methods.gaussian import barycentre, covariance, transport
 from tests.test_audit import CV, shifted, spread, xor
 from utils.audit.leakage import summarise
 from utils.audit.null import Worst
@@ -166,7 +159,15 @@ def test_users_of_unknown_label_stay_and_a_seed_repeats():
     assert not torch.equal(first, edited(1))
 
 
-def test_one_table_and_one_attribute():
-    table, labels = torch.zeros(9, 2), torch.arange(9) % 2
-    with pytest.raises(ValueError):
-        fit({"a": table, "b": table}, {"gender": labels}, 0.5, 1, np.random.default_rng(0))
+def test_tables_are_taken_side_by_side():
+    """Neither table tells anything alone."""
+    rng = np.random.default_rng(0)
+    x, labels = rng.normal(size=(N, 6)), rng.integers(0, 2, N)
+    x[:, 3] = 0.8 * np.where(labels == 1, 1, -1) * x[:, 0] + 0.6 * x[:, 3]
+    tables = {"a": torch.from_numpy(x[:, :3]), "b": torch.from_numpy(x[:, 3:])}
+    assert worst(x[:, :3], labels).leakage < 0.08 > worst(x[:, 3:], labels).leakage
+    assert worst(x, labels).leakage > 0.15
+    truth = {"gender": torch.from_numpy(labels)}
+    edited = fit(tables, truth, 0.5, 60, np.random.default_rng(1)).apply(tables)
+    assert [table.shape for table in edited.values()] == [(N, 3), (N, 3)]
+    assert worst(torch.cat(list(edited.values()), 1).numpy(), labels).leakage < NULL
