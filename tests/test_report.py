@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import math
 from pathlib import Path
 
@@ -251,6 +252,31 @@ def test_another_batch_stands_in_where_the_published_was_not_run_and_is_named(wr
     found = table(write([run_row(model="lgn", hr=0.6)]), "rc25-1")
     assert cell(found, "original", "hr@10", "lgn").ours.mean == 0.6
     assert found.settings["ml-100k", "lgn"] == ""
+
+
+def test_a_cell_pools_no_batch_sizes(write):
+    def of_batch(batch, hr, seed=0, **settings):
+        text = json.dumps({"batch_size": batch} | settings)
+        return run_row("retrain", seed, "lgn", text, hr, seconds=100 * hr)
+
+    larger = [of_batch(8192, 0.5), of_batch(1024, 0.6), of_batch(1024, 0.7, seed=1)]
+    found = table(write(larger), "rc25-1")
+    assert cell(found, "retrain", "hr@10", "lgn").ours.mean == pytest.approx(0.65)
+    assert found.settings["ml-100k", "lgn"] == "batch_size 1024"
+    timed = [of_batch(8192, 0.1, epochs=2), of_batch(512, 0.2, epochs=2)]
+    found = table(write(timed), "rc25-2")
+    assert cell(found, "retrain", "seconds", "lgn").ours.mean == pytest.approx(20 * 25 / 2)
+    assert found.settings["ml-100k", "lgn"] == "batch_size 512, epochs 2"
+    at_256 = run_row("retrain", 2, "lgn", '{"epochs": 2}', seconds=30.0)
+    found = table(write([at_256]), "rc25-2")
+    assert cell(found, "retrain", "seconds", "lgn").ours.mean == pytest.approx(30 * 25 / 2)
+    assert found.settings["ml-100k", "lgn"] == "epochs 2"
+
+
+def test_batch_sizes_that_differ_between_methods_are_named(write):
+    rows = [run_row("original", model="lgn"), run_row("d2d", 0, "lgn", '{"batch_size": 8192}')]
+    found = table(write(rows), "rc25-1")
+    assert found.settings["ml-100k", "lgn"] == "batch_size 256, 8192"
 
 
 def test_deviations_compare_the_same_seeds(write):
