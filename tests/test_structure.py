@@ -36,7 +36,7 @@ def test_imports_point_one_way(room):
         assert imported(path) <= MAY_IMPORT[room], path
 
 
-PACKAGES = {"sklearn": "scikit-learn", "PIL": "pillow"}
+PACKAGES = {"sklearn": "scikit-learn", "PIL": "pillow", "markdown_it": "markdown-it-py"}
 
 
 def test_what_is_imported_is_named_in_requirements():

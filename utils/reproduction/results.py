@@ -1,6 +1,7 @@
 """Our records and the published cells, by the names that the tables use."""
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -68,11 +69,13 @@ def _as_paper(model: str, settings: Mapping[str, Any]) -> bool:
 
 
 RC25 = Setting("ranking", 1e-6, _as_companion)
-"""What the companion's artefact runs; a larger batch stands in where 256 was not run."""
+"""What the companion's artefact runs; another batch stands in where 256 was not run."""
 RC25_FROBENIUS = replace(RC25, regularizer="frobenius")
 """The same with the regulariser that both papers write."""
 MM23 = Setting("frobenius", 1e-4, _as_paper)
 
+BATCH = 256
+"""The published batch size, and our default."""
 TIMED_EPOCHS, EPOCHS = 2, 25
 TIMES = Setting(
     "frobenius",
@@ -110,7 +113,7 @@ class Results:
     def of(
         self, setting: Setting, dataset: str, model: str, method: str, attribute: str = "gender"
     ) -> pd.DataFrame:
-        """Runs of a cell, one a seed; those with default settings where there are any."""
+        """Runs of a cell, one a seed: of the batch sizes that were run, the one nearest BATCH."""
         dataset = setting.stand_in.get(dataset, dataset)
         runs = self._by_method.get((dataset, model, method), self.runs.iloc[:0])
         which = runs["attribute"].isin(["", attribute])
@@ -118,8 +121,9 @@ class Results:
             which &= runs["regularizer"] == setting.regularizer
             which &= runs["au_trade_off"] == setting.alpha
         runs = where(runs[which], lambda settings: setting.fits(model, settings))
-        plain = where(runs, lambda settings: not settings)
-        return plain if len(plain) else runs
+        sizes = sorted(set(map(batch_size, runs["settings"])))
+        nearest = min(sizes, key=lambda size: abs(math.log(size / BATCH)), default=BATCH)
+        return where(runs, lambda settings: batch_size(settings) == nearest)
 
     @cached_property
     def _by_method(self) -> dict[tuple[str, ...], pd.DataFrame]:
@@ -183,6 +187,11 @@ def on_common_seeds(runs: Mapping[Key, pd.DataFrame]) -> dict[Key, pd.DataFrame]
     ran = {key: frame for key, frame in runs.items() if len(frame)}
     seeds = set.intersection(*(set(frame["seed"]) for frame in ran.values())) if ran else set()
     return {key: frame[frame["seed"].isin(seeds)] for key, frame in ran.items()}
+
+
+def batch_size(settings: Mapping[str, Any]) -> int:
+    """Of a run with these settings."""
+    return settings.get("batch_size", BATCH)
 
 
 def where(frame: pd.DataFrame, fits: Callable[[dict[str, Any]], bool]) -> pd.DataFrame:

@@ -21,6 +21,7 @@ from utils.reproduction.results import (
     TIMES,
     Results,
     Setting,
+    batch_size,
     published,
 )
 
@@ -153,13 +154,15 @@ def compare(
 
 
 def _settings(runs: dict[str, pd.DataFrame]) -> list[str]:
-    """What the runs have other than the defaults, where all have the same."""
+    """What all runs have other than the defaults, and the batch sizes where they differ."""
     found = [one for frame in runs.values() for one in frame["settings"]]
-    return [
+    said = [
         f"{key} {value}"
         for key, value in (found or [{}])[0].items()
         if all(one.get(key) == value for one in found)
     ]
+    sizes = sorted(set(map(batch_size, found)))
+    return said + [f"batch_size {', '.join(map(str, sizes))}"] * (len(sizes) > 1)
 
 
 def tables(results: Results) -> list[Table]:

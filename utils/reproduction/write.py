@@ -1,26 +1,23 @@
 """Write the report's files from the records."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from utils import figures
 from utils.figures import TradeOffPoint
+from utils.pages.parts import Part, Picture, Section
+from utils.pages.render import html_page, markdown
 from utils.reproduction.cells import VERDICTS
 from utils.reproduction.claims import claims
-from utils.reproduction.pages import (
-    Part,
-    Picture,
-    Section,
+from utils.reproduction.results import DATASETS, METHODS, MODELS, Results
+from utils.reproduction.sections import (
     cells_csv,
     claims_section,
     deviations_page,
-    html_page,
-    markdown,
     overview,
-    relative,
     table_section,
 )
-from utils.reproduction.results import DATASETS, METHODS, MODELS, Results
 from utils.reproduction.tables import tables
 from utils.reproduction.trade_off import ORIGINAL, trade_off
 from utils.runs.files import replace_file
@@ -72,17 +69,16 @@ def write_report(folder: Path) -> list[Path]:
         UserError: a record is damaged.
     """
     results = Results.read(folder)
-    page = folder / "reproduction.html"
     compared = tables(results)
     sections = [
         Section("The papers' tables, reproduced", [*INTRODUCTION, overview(compared)]),
         *_findings(folder / "findings.md"),
         claims_section(list(claims(results))),
         *(table_section(table) for table in compared if _has_runs(table)),
-        *_pictures(results, folder.parent / "figures", page),
+        *_pictures(results, folder.parent / "figures", folder),
     ]
     texts = {
-        page: html_page(sections),
+        folder / "reproduction.html": html_page(sections, folder),
         folder / "reproduction.md": markdown(sections),
         folder / "reproduction.csv": cells_csv(compared),
         folder / "deviations.md": markdown(deviations_page(results)),
@@ -104,22 +100,22 @@ def _findings(path: Path) -> Iterator[Section]:
         yield Section("Findings", parts)
 
 
-def _pictures(results: Results, folder: Path, page: Path) -> Iterator[Section]:
+def _pictures(results: Results, folder: Path, beside: Path) -> Iterator[Section]:
     parts: list[Part] = []
     for model in MODELS:
         for dataset in DATASETS:
-            if picture := figure_2(results, dataset, model, folder, page):
+            if picture := figure_2(results, dataset, model, folder, beside):
                 parts.append(picture)
     for kind, caption in PICTURES.items():
         for path in sorted(folder.glob(f"*-{kind}.png")):
             name = path.stem.removesuffix(f"-{kind}")
-            parts.append(Picture(relative(path, page), caption.format(name=name)))
+            parts.append(Picture(_relative(path, beside), caption.format(name=name)))
     if parts:
         yield Section("Figures", parts)
 
 
 def figure_2(
-    results: Results, dataset: str, model: str, folder: Path, page: Path
+    results: Results, dataset: str, model: str, folder: Path, beside: Path
 ) -> Picture | None:
     """Draw Figure 2 from the records into a folder; None where too few alphas were run."""
     found = {name: trade_off(results, dataset, model, name) for name in ("mlp", "xgb")}
@@ -139,4 +135,8 @@ def figure_2(
     path = figures.save(drawing, folder / f"{model}-{dataset}-trade-off.png")
     where = f"{MODELS[model]} on {DATASETS[dataset]}"
     seeds = min(one.seeds for one in found.values() if one)
-    return Picture(relative(path, page), FIGURE_2.format(where=where, seeds=seeds))
+    return Picture(_relative(path, beside), FIGURE_2.format(where=where, seeds=seeds))
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return Path(os.path.relpath(path, folder)).as_posix()
