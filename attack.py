@@ -14,6 +14,7 @@ if __name__ == "__main__":  # before the imports that take their time
 
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -29,6 +30,7 @@ from utils.audit.audit import Settings, Subject, audit
 from utils.audit.baselines import history_baselines
 from utils.audit.leakage import summarise
 from utils.audit.null import audit_gate, gate, null_of_the_worst, verdict
+from utils.audit.page import audit_page
 from utils.audit.places import places_of_file, places_of_run
 from utils.audit.protocols import Protocol
 from utils.audit.scores import out_of_sample
@@ -36,8 +38,9 @@ from utils.cli import Command, execute
 from utils.config import AttackConfig, ExperimentConfig, Group, identity
 from utils.errors import UserError
 from utils.messages import attack_remarks, command_for, describe_attack, describe_audit
+from utils.pages.render import html_page, markdown
 from utils.reproduction import renew_report
-from utils.runs.files import file_checksum, read_json_object, write_json
+from utils.runs.files import file_checksum, read_json_object, replace_file, write_json
 from utils.runs.folder import embedding_path, places_path, run_path, users_path
 from utils.runs.locks import locked
 from utils.runs.logs import log_file
@@ -137,6 +140,7 @@ def run_audit(config: AttackConfig) -> dict[str, Any]:
             result = audit(subject, settings, config.threads or available_cores())
             result = {"title": target.title, **result}
             result |= {
+                "treatment": treatment(config, subject.places),
                 "config": asdict(config),
                 "seconds": time.perf_counter() - start,
                 "environment": environment(torch.device("cpu")),
@@ -145,13 +149,32 @@ def run_audit(config: AttackConfig) -> dict[str, Any]:
             if config.fail_above:
                 result["gate"] = audit_gate(result["verdict"], config.fail_above)
             describe_audit(result)
-            path = target.result.with_name(
-                target.result.name.removesuffix("attack.json") + "audit.json"
-            )
-            write_json(path, result)
-            page = path.with_suffix(".html")
-            log.info("  saved in %s; the page: %s", path, page)
+            save_audit(target, result)
     return result
+
+
+def save_audit(target: "Target", result: dict[str, Any]) -> None:
+    """Write audit.json, and the same as a page and as Markdown, beside attack.json's place."""
+    name = target.result.name.removesuffix("attack.json") + "audit"
+    path = target.result.with_name(f"{name}.json")
+    sections = audit_page(result)
+    write_json(path, result)
+    for ending, text in ((".html", html_page(sections)), (".md", markdown(sections))):
+        with replace_file(path.with_suffix(ending)) as opened:
+            opened.write(text.encode())
+    log.info("  saved in %s; to read: %s", path, path.with_suffix(".html"))
+
+
+def treatment(config: AttackConfig, places: Mapping[str, np.ndarray]) -> str:
+    """What the method did to which of the places, in a sentence."""
+    if config.user_embedding:
+        return "as given"
+    method, (first, *others) = METHODS[config.method], places
+    if method.penalty:
+        return f"{method.title}: all vectors were trained so."
+    if not method.fit:
+        return "Nothing was edited."
+    return f"{method.title} edited {first}; {', '.join(others)} follow from it or stay as trained."
 
 
 def subject_of_run(config: AttackConfig, target: "Target") -> Subject:

@@ -141,7 +141,7 @@ def test_places_of_a_run_and_the_gates_exit_code(workspace, capsys):
     assert main.main([*TINY, "model=lgn"]) == 0
     folder = workspace / "exp_results/lgn/ml-100k/original/seed-0"
     with np.load(folder / "weights/user_vectors.npz") as places:
-        assert set(places) == {"layer0", "propagated"}
+        assert set(places) == {"layer0", "propagated", "scores"}
         embedding = np.load(folder / "weights/user_embedding.npy")
         np.testing.assert_array_equal(places["layer0"], embedding)
         assert (places["propagated"] != embedding).any()
@@ -157,7 +157,7 @@ def test_places_of_a_run_and_the_gates_exit_code(workspace, capsys):
     capsys.readouterr()
     assert attack.main([*arguments, 'place=["propagated","layer0"]', "fail_above=0"]) == 3
     for wrong, said in (
-        ("place=gmf", "holds the arrays layer0, propagated; call one gmf"),
+        ("place=gmf", "holds the arrays layer0, propagated, scores; call one gmf"),
         ("fail_above=null-95", "needs a null of at least 19 permutations; add null=99"),
         ("fail_above=high", '"null-95" or a number from 0 to 0.5'),
     ):
@@ -166,3 +166,14 @@ def test_places_of_a_run_and_the_gates_exit_code(workspace, capsys):
     (folder / "weights/user_vectors.npz").unlink()
     assert attack.main([*arguments, "place=propagated"]) == 2
     assert "move it away and run main.py again" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ATTACKERS)
+@pytest.mark.parametrize("classes", [2, 3])
+def test_every_attacker_makes_do_with_one_user_of_a_class(name, classes):
+    embedding, labels = of(np.random.default_rng(0), 60)
+    labels = np.arange(60) % classes
+    protocol = Protocol("shadow", classes / 60, 2, 2, 1, 0)
+    found = out_of_sample(embedding, labels, [name], protocol, quiet=True)[name]
+    assert all(len(one.split.train) == classes for one in found)
+    assert all(np.isfinite(one.scores).all() for one in found)

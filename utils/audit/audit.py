@@ -19,10 +19,12 @@ from utils.audit.leakage import summarise
 from utils.audit.protocols import Protocol, Round
 from utils.audit.scores import Scores, out_of_sample
 from utils.audit.statistics import (
+    FPR_GRID,
     auc_interval,
     class_aucs,
     leakage,
     membership,
+    roc,
     tpr_at,
 )
 from utils.audit.utility import METRICS, by_class, mean_of
@@ -34,6 +36,8 @@ RATIOS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 CURVE_DRAWS = 5
 FALSE_ALARMS = (0.01, 0.1)
 """False positive rates at which the share of found users is said."""
+BOOTSTRAPS = 200
+"""Draws of users that a ROC curve's band is made of."""
 FEWEST = 20
 """Tested users of each class that a subgroup must have to be judged."""
 
@@ -110,6 +114,7 @@ def audit(subject: Subject, settings: Settings, jobs: int) -> dict[str, Any]:
             name: {
                 "dimensions": subject.places[name].shape[1],
                 **_place(row, of_places[name], truth),
+                **_curves(row[of_places[name].attacker], truth, seed, name),
                 "apart": asdict(_apart(subject.places[name], labels, settings, name)),
             }
             for name, row in at_places.items()
@@ -152,6 +157,36 @@ def _place(row: Mapping[str, Scores], found: Worst, truth: np.ndarray) -> dict[s
     }
 
 
+def _curves(found: Scores, truth: np.ndarray, seed: int, place: str) -> dict[str, Any]:
+    if found.scores.shape[1] > 2:
+        return {}
+    return {"roc": _roc(found, truth, numpy_generator(seed, "roc", place))}
+
+
+def _roc(found: Scores, truth: np.ndarray, rng: np.random.Generator) -> dict[str, list[float]]:
+    """The attacker's ROC curve, turned round where it points the wrong way, with a 95 % band."""
+    score, positive = _turned(found, truth)
+    curve = roc(score, positive)
+    drawn = []
+    for _ in range(BOOTSTRAPS):
+        users = np.concatenate(
+            [rng.choice(side, len(side)) for side in map(np.flatnonzero, (positive, ~positive))]
+        )
+        drawn.append(roc(score[users], positive[users]))
+    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+    names = ("fpr", "tpr", "low", "high")
+    return {
+        name: [round(float(one), 4) for one in values]
+        for name, values in zip(names, (FPR_GRID, curve, low, high), strict=True)
+    }
+
+
+def _turned(found: Scores, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of class 1 by an attacker who knows which way they point, and who is in it."""
+    sign = 1 if class_aucs(found.scores, truth)[0] >= 0.5 else -1
+    return sign * found.scores[:, 1], membership(truth, 2)[:, 0]
+
+
 def _attacker(found: Scores, truth: np.ndarray) -> dict[str, Any]:
     aucs = class_aucs(found.scores, truth)
     low, high = auc_interval(found.scores, truth)
@@ -162,9 +197,7 @@ def _attacker(found: Scores, truth: np.ndarray) -> dict[str, Any]:
         "converged": found.converged,
     }
     if found.scores.shape[1] == 2:
-        # who knows of the defence turns the score round where it points the wrong way
-        sign = 1 if aucs[0] >= 0.5 else -1
-        score, positive = sign * found.scores[:, 1], membership(truth, 2)[:, 0]
+        score, positive = _turned(found, truth)
         figures["at_fpr"] = {str(rate): tpr_at(score, positive, rate) for rate in FALSE_ALARMS}
     else:
         figures["class_aucs"] = [float(one) for one in aucs]

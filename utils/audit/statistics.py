@@ -13,6 +13,7 @@ import math
 
 import numpy as np
 from scipy.stats import norm, rankdata
+from sklearn.metrics import roc_curve
 
 
 def auc_standard_error(auc: float, n_positive: int, n_negative: int) -> float:
@@ -139,6 +140,21 @@ def tpr_at(scores: np.ndarray, positive: np.ndarray, fpr: float) -> dict[str, fl
         "found": tp,
         "accused": fp,
     }
+
+
+FPR_GRID = np.linspace(0, 1, 51)
+"""False positive rates at which a ROC curve is kept."""
+
+
+def roc(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
+    """(51,) true positive rates at FPR_GRID, between thresholds by the straight line.
+
+    Args:
+        scores: (n,), higher where the class is likelier.
+        positive: (n,) bool.
+    """
+    false, true, _ = roc_curve(positive, scores)
+    return np.interp(FPR_GRID, false, true)
 
 
 def p_value(observed: float, null: np.ndarray) -> float:

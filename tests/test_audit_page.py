@@ -1,0 +1,98 @@
+"""The audit's page: every number is the audit's, nothing is loaded, a browser has no complaint."""
+
+import json
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+import attack
+from utils.audit.page import audit_page
+from utils.pages.render import html_page, markdown
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+AUDIT = ["attack=audit", "labels=labels.csv", 'attackers=["logistic","qda"]', "threads=1"]
+
+
+@pytest.fixture
+def audited(workspace):
+    """Of a file with two places, one of which tells; a class's name is not to be taken for HTML."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 300)
+    names = np.array(["<b>old</b>", "you_ng*"])
+    lines = "\n".join(names[labels])
+    (workspace / "labels.csv").write_text(f"gender\n{lines}\n")
+    told = rng.normal(size=(300, 4)) + 0.9 * labels[:, None]
+    np.savez("told.npz", first=rng.normal(size=(300, 4)), second=told)
+    assert attack.main([*AUDIT, "user_embedding=told.npz"]) == 0
+    return workspace / "told.audit.html", json.loads((workspace / "told.audit.json").read_text())
+
+
+def test_the_pages_numbers_are_the_audits(audited):
+    page, result = audited
+    text = re.sub(r"<[^>]+>", " ", page.read_text())
+    verdict = result["verdict"]
+    assert "Leaks: second, read by" in text
+    assert f"AUC {verdict['auc']:.3f}, 95 % interval {verdict['interval'][0]:.3f}" in text
+    assert f"null 95 %: {0.5 + verdict['null_95']:.3f}, p = {verdict['p']:.2g}" in text
+    for row in result["places"].values():
+        for found in row["attackers"].values():
+            assert f"{found['auc']:.3f}" in text
+    rates = result["places"]["second"]["attackers"][verdict["attacker"]]["at_fpr"]
+    for one in rates.values():
+        assert f"{one['found']} found ({one['tpr']:.1%}), {one['accused']} accused" in text
+    for point in result["curve"]["points"]:
+        assert point["known"] >= 2
+    assert "&lt;b&gt;old&lt;/b&gt;" in page.read_text()
+    assert "<b>old</b>" not in page.read_text()
+
+
+def test_nothing_is_loaded_and_no_name_is_given_twice(audited):
+    text = audited[0].read_text()
+    assert not re.findall(r'(?:src|href)="(?!#|data:)', text)
+    ids = re.findall(r'\bid="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+    assert text.count("<svg") == 3
+    assert audited[0].with_suffix(".md").read_text().startswith("# Can gender be told from")
+
+
+def test_a_verdict_without_a_leak_says_what_it_is_not(audited):
+    result = audited[1]
+    result["verdict"] |= {"leaks": False, "p": 0.4}
+    text = markdown(audit_page(result))
+    assert "No leak found" in text
+    assert "not anonymity" in text
+    assert 'class="banner ok"' in html_page(audit_page(result))
+
+
+def test_several_classes_have_no_roc_curve(workspace):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 300)
+    np.save("x.npy", rng.normal(size=(300, 3)))
+    (workspace / "labels.csv").write_text(
+        "gender\n" + "\n".join("abc"[one] for one in labels) + "\n"
+    )
+    assert attack.main([*AUDIT, "user_embedding=x.npy"]) == 0
+    text = (workspace / "x.audit.html").read_text()
+    assert text.count("<svg") == 2
+    assert "one class against all others" in text
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no chromium here")
+def test_a_browser_shows_it_without_complaint(audited, tmp_path):
+    flags = (
+        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync "
+        "--disable-background-networking --disable-component-update --enable-logging=stderr "
+        f"--window-size=390,844 --user-data-dir={tmp_path / 'profile'} --dump-dom"
+    )
+    done = subprocess.run(
+        [CHROMIUM, *flags.split(), audited[0].as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert "CONSOLE" not in done.stderr
+    assert done.stdout.count("<svg") == 3
+    assert '<th scope="col"><button' in done.stdout  # the script ran: tables can be sorted

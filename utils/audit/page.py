@@ -1,0 +1,303 @@
+"""An audit as a page for those who have to answer for it: audit.json in words, tables, pictures.
+
+Every number comes from the audit's figures; nothing is computed here but their layout.
+"""
+
+import io
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from utils.config import AttackConfig
+from utils.messages import audit_verdict, command_for
+from utils.pages.parts import Banner, Drawing, Grid, Part, Section, Tone, literal
+
+INK = "#0a0b0c"
+"""Becomes the page's own colour of text, light or dark."""
+WORST, OTHER = "#c0392b", "#2e7dbd"
+
+STYLE = {
+    "svg.fonttype": "none",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+
+LIMITS = (
+    "A verdict of no leak found means reduced inference risk, not anonymity: an attacker of "
+    "another kind, with more labels, or with other data about the same users, may find more. The "
+    "audit speaks of this attribute only, and of the vectors that it was given: backups, caches, "
+    "search indexes and models made from them before keep what they hold. A user's membership, or "
+    "the interactions themselves, are other questions.",
+    "One half of the labelled users trained the attackers. The p-value is exact for these halves; "
+    "other halves (`attack_seed`) give other figures, within the intervals.",
+)
+
+
+def audit_page(result: Mapping[str, Any]) -> list[Section]:
+    """The page's sections; the first is its title.
+
+    Args:
+        result: as in audit.json.
+    """
+    sections = [
+        _summary(result),
+        _assumed(result),
+        _places(result),
+        _curves(result),
+        _baselines(result),
+        _groups(result),
+        _utility(result),
+        _edited(result),
+        _again(result),
+        Section("What this does not show", list(LIMITS)),
+    ]
+    return [section for section in sections if section.parts]
+
+
+def _summary(result: Mapping[str, Any]) -> Section:
+    verdict, places = result["verdict"], result["places"]
+    tried = len(next(iter(places.values()))["attackers"])
+    leaking = [name for name, row in places.items() if row["leaks"]]
+    low, high = verdict["interval"]
+    text = (
+        f"AUC {verdict['auc']:.3f}, 95 % interval {low:.3f} to {high:.3f}; 0.5 is chance, and what "
+        "is below it is read by turning the answer round. "
+        f"The worst of {tried} attackers and {len(places)} places stays within "
+        f"{verdict['null_95']:.3f} of 0.5 in 95 of 100 cases where there is nothing to find "
+        f"({verdict['permutations']} permutations)."
+    )
+    if leaking:
+        text += f" Beyond chance by itself: {', '.join(map(literal, leaking))}."
+    words = literal(audit_verdict(verdict, tried, len(places)))
+    banner = Banner("leaks" if verdict["leaks"] else "ok", _capital(words), text)
+    title = f"Can {literal(result['attribute'])} be told from {literal(result['title'])}?"
+    return Section(title, [banner])
+
+
+def _assumed(result: Mapping[str, Any]) -> Section:
+    users, classes = result["users"], result["classes"]
+    counts = ", ".join(f"{literal(name)} {n}" for name, n in users["of_class"].items())
+    text = (
+        "The attacker sees every vector of the places below and the "
+        f"{literal(result['attribute'])} of {users['train']} users (half of those that take "
+        f"part), and tells that of the other {users['test']}. Users by class: {counts}. "
+    )
+    if len(classes) == 2:
+        text += f"AUC: how often a user of class {literal(classes[1])} is ranked above another."
+    else:
+        text += "AUC: one class against all others, averaged over classes; so is |AUC - 0.5|."
+    text += " The attacker may know how the vectors were treated, and turn its answer round."
+    return Section("What the attacker was assumed to know", [text])
+
+
+def _places(result: Mapping[str, Any]) -> Section:
+    places = result["places"]
+    names = list(next(iter(places.values()))["attackers"])
+    rows: list[list[str]] = []
+    tones: list[list[Tone]] = []
+    for place, row in places.items():
+        cells: list[str] = []
+        colours: list[Tone] = []
+        for name in names:
+            found = row["attackers"][name]
+            beyond = found["leakage"] > row["null_95"]
+            cells.append(f"{found['auc']:.3f}")
+            colours.append("bad" if beyond else "")
+        last: Tone = "bad" if row["leaks"] else "good"
+        rows.append([literal(place), str(row["dimensions"]), *cells, _number(row["p"])])
+        tones.append(["", "", *colours, last])
+    table = Grid(["Place", "d", *names, "p"], rows, tones)
+    text = (
+        "AUC on the tested half, a row a place, a column an attacker. Coloured: farther from 0.5 "
+        "than the worst attacker of that place gets in 95 of 100 cases by chance. p: how often "
+        "chance finds as much as the place's worst attacker."
+    )
+    apart = [
+        f"{literal(place)}: {row['apart']['edges']} of {row['apart']['expected']:.0f} expected, "
+        f"p = {_number(row['apart']['p'])}"
+        for place, row in places.items()
+    ]
+    unsupervised = (
+        "Without any attacker (Friedman and Rafsky): neighbours of different classes in the "
+        f"vectors' minimum spanning tree. {'; '.join(apart)}. Fewer: the classes keep to "
+        "themselves; more: they were pushed into each other."
+    )
+    return Section("Where it can be told, and by whom", [text, _dots(result), table, unsupervised])
+
+
+def _curves(result: Mapping[str, Any]) -> Section:
+    parts: list[Part] = []
+    verdict, curve = result["verdict"], result["curve"]
+    place, attacker = literal(verdict["place"]), verdict["attacker"]
+    row = result["places"][verdict["place"]]
+    if found := row.get("roc"):
+
+        def draw_roc(axes: Axes) -> None:
+            axes.fill_between(found["fpr"], found["low"], found["high"], color=WORST, alpha=0.25)
+            axes.plot(found["fpr"], found["tpr"], color=WORST)
+            axes.plot([0, 1], [0, 1], color=INK, lw=0.8, ls="--")
+            axes.set(xlabel="others accused", ylabel="found", xlim=(0, 1), ylim=(0, 1))
+
+        said = "; ".join(
+            f"at most {float(rate):.0%} of the others accused: {one['found']} found "
+            f"({one['tpr']:.1%}), {one['accused']} accused ({one['fpr']:.1%})"
+            for rate, one in row["attackers"][attacker]["at_fpr"].items()
+        )
+        caption = (
+            f"{place}, {attacker}, turned round where it points the wrong way; 95 % band over "
+            f"users. {_capital(said)}."
+        )
+        parts.append(Drawing(_svg("roc", (4.6, 4.2), draw_roc), caption))
+    if points := curve["points"]:
+
+        def draw_ratios(axes: Axes) -> None:
+            for name, colour in zip(curve["attackers"], (WORST, OTHER), strict=False):
+                known = [point["known"] for point in points]
+                mean, std = ([point["auc"][name][of] for point in points] for of in ("mean", "std"))
+                axes.errorbar(
+                    known, mean, std, color=colour, marker="o", ms=4, capsize=3, label=name
+                )
+            axes.axhline(0.5, color=INK, lw=0.8, ls="--")
+            axes.set(xlabel="users whose label the attacker knows", ylabel="AUC", xscale="log")
+            axes.legend(frameon=False)
+
+        caption = (
+            f"{place}: AUC by the number of known labels (classes balanced, {curve['draws']} "
+            "draws; bars: their standard deviation)."
+        )
+        parts.append(Drawing(_svg("curve", (6.2, 3.4), draw_ratios), caption))
+    return Section("How well, and how many labels it takes", parts)
+
+
+def _baselines(result: Mapping[str, Any]) -> Section:
+    words = {
+        "activity": "how many interactions",
+        "popularity": "how popular the items of the history are",
+        "history": "the interactions themselves, by truncated SVD",
+        "random": "nothing: random vectors",
+    }
+    rows, tones = [], []
+    for name, row in result["baselines"].items():
+        rows.append([words[name], row["worst"], f"{row['auc']:.3f}", _number(row["p"])])
+        tone: Tone = "fair" if row["leaks"] else ""
+        tones.append(["", "", tone, tone])
+    text = (
+        "The same attackers without any embedding. What the vectors tell beyond this is their own "
+        "leak; what they tell below it could be guessed anyway by someone who holds these data."
+    )
+    table = Grid(["What is known", "Worst attacker", "AUC", "p"], rows, tones)
+    return Section("What could be told without the embedding", [text, table])
+
+
+def _groups(result: Mapping[str, Any]) -> Section:
+    if not result["groups"]:
+        return Section("Who is found", [])
+    rows = [
+        [name, str(one["users"]), f"{one['auc']:.3f}", _interval(one["interval"])]
+        for name, one in result["groups"].items()
+    ]
+    text = f"The worst attacker's AUC within groups ({literal(result['verdict']['place'])})."
+    return Section("Who is found", [text, Grid(["Users", "Tested", "AUC", "95 %"], rows)])
+
+
+def _utility(result: Mapping[str, Any]) -> Section:
+    rows = []
+    for metric, found in result["utility"].items():
+        groups = {"all users": found["all"], **found["classes"]}
+        change = found.get("change", {})
+        changes = {"all users": change.get("all"), **change.get("classes", {})}
+        for name, one in groups.items():
+            row = [metric, literal(name), str(one["users"])]
+            row.append(f"{one['mean']:.4f} ({one['low']:.4f} to {one['high']:.4f})")
+            if other := changes.get(name):
+                span = f"({other['low']:+.4f} to {other['high']:+.4f})"
+                row.append(f"{other['mean']:+.4f} {span}")
+            rows.append(row)
+    if not rows:
+        return Section("Who pays", [])
+    paired = any("change" in found for found in result["utility"].values())
+    header = ["Metric", "Users", "n", "Mean (95 %)", *(["Change, paired (95 %)"] if paired else [])]
+    text = "The recommendations' quality on each user's held-out interaction, by class"
+    text += ", and user by user against the original's." if paired else "."
+    return Section("Who pays", [text, Grid(header, rows)])
+
+
+def _edited(result: Mapping[str, Any]) -> Section:
+    config = result["config"]
+    if config["user_embedding"]:
+        text = f"Audited: {literal(config['user_embedding'])}, as it is."
+    else:
+        text = literal(result["treatment"])
+    text += (
+        " Search indexes, backups, caches and copies in other systems keep the old vectors until "
+        "they are made anew; libraries that refit a user from the history, or propagate vectors "
+        "over a graph before serving them, bypass an edited table. Audit what is really served."
+    )
+    return Section("What was edited, and what was not", [text])
+
+
+def _again(result: Mapping[str, Any]) -> Section:
+    command = command_for("attack.py", AttackConfig, result["config"])
+    environment = result["environment"]
+    packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
+    sums = "; ".join(f"{name} `{one[:16]}`" for name, one in result["checksums"].items())
+    commit = (environment["commit"] or "unknown")[:12]
+    made_by = (
+        f"Seed {result['config']['attack_seed']}; {result['seconds']:.0f} s; Python "
+        f"{environment['python']}, {packages}; commit `{commit}`. SHA-256: {sums}."
+    )
+    return Section("How to repeat it", [f"`{command}`", made_by])
+
+
+def _dots(result: Mapping[str, Any]) -> Drawing:
+    places = result["places"]
+
+    def draw(axes: Axes) -> None:
+        for line, row in enumerate(places.values()):
+            bound = row["null_95"]
+            axes.barh(line, 2 * bound, left=0.5 - bound, height=0.6, color=OTHER, alpha=0.25)
+            for found in row["attackers"].values():
+                colour = WORST if found["leakage"] > bound else OTHER
+                axes.plot(found["auc"], line, "o", color=colour, ms=5, alpha=0.85)
+        axes.axvline(0.5, color=INK, lw=0.8, ls="--")
+        axes.set_yticks(range(len(places)), list(places))
+        axes.invert_yaxis()
+        axes.set_xlabel("AUC: 0.5 tells nothing, either side tells")
+
+    caption = (
+        "A dot an attacker. The band: where the place's worst attacker lies in 95 of 100 cases if "
+        "there is nothing to find."
+    )
+    return Drawing(_svg("dots", (7.4, 0.9 + 0.45 * len(places)), draw), caption)
+
+
+def _svg(name: str, size: tuple[float, float], draw: Callable[[Axes], None]) -> str:
+    """What `draw` draws, as SVG whose ink is the page's, its ids this page's own."""
+    content = io.StringIO()
+    colours = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+    style: Any = STYLE | dict.fromkeys(colours, INK) | {"svg.hashsalt": name, "svg.id": name}
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure.subplots())
+        figure.savefig(content, format="svg", transparent=True, metadata={"Date": None})
+    svg = content.getvalue()
+    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
+    # matplotlib numbers its groups anew in every file
+    return re.sub(r'<g id="[\w.]+_\d+">', "<g>", svg)
+
+
+def _number(p: float) -> str:
+    return f"{p:.2g}"
+
+
+def _interval(pair: list[float]) -> str:
+    return f"{pair[0]:.3f} to {pair[1]:.3f}"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
