@@ -8,14 +8,14 @@ import pandas as pd
 
 from utils.reproduction.cells import Measured
 from utils.reproduction.results import (
-    DATASETS,
+    BLOCKS,
     METHODS,
-    MODELS,
     RC25,
     RC25_FROBENIUS,
     TIMES,
     Results,
     Setting,
+    block_title,
     on_common_seeds,
 )
 from utils.reproduction.trade_off import trade_off
@@ -77,9 +77,7 @@ class Block:
     @property
     def name(self) -> str:
         """Where its figures are from; a dataset that stands in is named."""
-        stand_in = self.setting.stand_in.get(self.dataset)
-        named = f" ({stand_in})" if stand_in else ""
-        return f"{MODELS[self.model]} on {DATASETS[self.dataset]}{named}"
+        return block_title(self.dataset, self.model, self.setting)
 
     def ranking(self, method: str, metric: str) -> Measured | None:
         """A ranking metric of a method."""
@@ -335,11 +333,10 @@ def claims(results: Results) -> Iterator[Claim]:
 
     for sentence, source, setting, test in CLAIMS:
         findings = []
-        for model in MODELS:
-            for dataset in DATASETS:
-                asked = block(setting, dataset, model)
-                if outcome := test(asked):
-                    findings.append(Finding(asked.name, *outcome))
+        for dataset, model in BLOCKS:
+            asked = block(setting, dataset, model)
+            if outcome := test(asked):
+                findings.append(Finding(asked.name, *outcome))
         yield Claim(sentence, source, tuple(findings))
     yield Claim(
         "Both methods are robust to alpha (1e-6 to 1e-2): NDCG@10 and the AUC of MLP under "
@@ -350,21 +347,19 @@ def claims(results: Results) -> Iterator[Claim]:
 
 
 def _robustness(results: Results) -> Iterator[Finding]:
-    for model in MODELS:
-        for dataset in DATASETS:
-            found = trade_off(results, dataset, model, "mlp")
-            series: dict[tuple[str, str], dict[float, tuple[float, float]]] = {}
-            for (method, regularizer, alpha), point in found.points.items() if found else ():
-                series.setdefault((method, regularizer), {})[alpha] = point
-            for (method, regularizer), points in series.items():
-                if len(points) < 3:
-                    continue
-                ndcg, auc = zip(*points.values(), strict=True)
-                moved = max(ndcg) - min(ndcg), max(auc) - min(auc)
-                where = f"{METHODS[method]}, `{regularizer}`, {MODELS[model]} on "
-                yield Finding(
-                    where + DATASETS[dataset],
-                    max(moved) < 0.05,
-                    f"alpha {min(points):g} to {max(points):g}: NDCG@10 moves by "
-                    f"{moved[0]:.4f}, AUC by {moved[1]:.3f}",
-                )
+    for dataset, model in BLOCKS:
+        found = trade_off(results, dataset, model, "mlp")
+        series: dict[tuple[str, str], dict[float, tuple[float, float]]] = {}
+        for (method, regularizer, alpha), point in found.points.items() if found else ():
+            series.setdefault((method, regularizer), {})[alpha] = point
+        for (method, regularizer), points in series.items():
+            if len(points) < 3:
+                continue
+            ndcg, auc = zip(*points.values(), strict=True)
+            moved = max(ndcg) - min(ndcg), max(auc) - min(auc)
+            yield Finding(
+                f"{METHODS[method]}, `{regularizer}`, {block_title(dataset, model)}",
+                max(moved) < 0.05,
+                f"alpha {min(points):g} to {max(points):g}: NDCG@10 moves by "
+                f"{moved[0]:.4f}, AUC by {moved[1]:.3f}",
+            )

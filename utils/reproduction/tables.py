@@ -9,11 +9,10 @@ import pandas as pd
 from utils.reproduction.cells import Measured, order_verdicts, verdicts
 from utils.reproduction.results import (
     ATTACK,
-    DATASETS,
+    BLOCKS,
     EPOCHS,
     METHODS,
     MM23,
-    MODELS,
     RC25,
     RC25_FROBENIUS,
     RECOMMENDATION,
@@ -69,14 +68,13 @@ class Table:
 
     def blocks(self) -> Iterator[tuple[str, str, dict[str, dict[str, Cell]]]]:
         """Dataset, model, and method -> column -> cell, in the papers' order."""
-        for model in MODELS:
-            for dataset in DATASETS:
-                block: dict[str, dict[str, Cell]] = {}
-                for cell in self.cells:
-                    if (cell.dataset, cell.model) == (dataset, model):
-                        block.setdefault(cell.method, {})[cell.column] = cell
-                if block:
-                    yield dataset, model, block
+        for dataset, model in BLOCKS:
+            block: dict[str, dict[str, Cell]] = {}
+            for cell in self.cells:
+                if (cell.dataset, cell.model) == (dataset, model):
+                    block.setdefault(cell.method, {})[cell.column] = cell
+            if block:
+                yield dataset, model, block
 
     def rows(self) -> list[dict[str, Any]]:
         """A dict a cell, for the CSV file."""
