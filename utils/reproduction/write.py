@@ -12,13 +12,12 @@ from utils.reproduction.cells import VERDICTS
 from utils.reproduction.claims import claims
 from utils.reproduction.results import BLOCKS, METHODS, Results, block_title
 from utils.reproduction.sections import (
-    cells_csv,
     claims_section,
     deviations_page,
     overview,
     table_section,
 )
-from utils.reproduction.tables import tables
+from utils.reproduction.tables import Table, cells_csv, tables
 from utils.reproduction.trade_off import ORIGINAL, trade_off
 from utils.runs.files import replace_file
 
@@ -89,7 +88,7 @@ def write_report(folder: Path) -> list[Path]:
     return list(texts)
 
 
-def _has_runs(table) -> bool:
+def _has_runs(table: Table) -> bool:
     return any(cell.ours for cell in table.cells)
 
 
