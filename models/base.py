@@ -38,11 +38,13 @@ class Recommender(nn.Module, ABC):
     Calling it gives training logits: ``model(users, items)``, both (batch,), -> (batch,).
 
     Attributes:
+        title: the papers' name, for tables.
         default_embedding_size: d unless the config says otherwise.
         training_path: which of several ways to compute a training step is taken, for a run's
             summary; None where there is one.
     """
 
+    title: str
     default_embedding_size: int
     training_path: str | None = None
 

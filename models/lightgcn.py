@@ -107,6 +107,7 @@ class LightGCN(Recommender):
     Initialisation as in the artefact: both tables N(0, 0.1²).
     """
 
+    title = "LightGCN"
     default_embedding_size = 64
     layers = 3
     graph: Tensor

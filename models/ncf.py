@@ -24,6 +24,7 @@ class NCF(Recommender):
     Kaiming uniform (a = 1), biases 0.
     """
 
+    title = "NMF"
     default_embedding_size = 32
 
     def __init__(

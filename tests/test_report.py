@@ -12,7 +12,8 @@ from sklearn.metrics import roc_auc_score
 
 import attack
 import main
-from methods import METHODS
+import methods
+import models
 from utils.reproduction.__main__ import main as report_command
 from utils.reproduction.cells import (
     Measured,
@@ -25,8 +26,20 @@ from utils.reproduction.cells import (
 )
 from utils.reproduction.claims import FAILS, HOLDS, OPEN, PARTLY, Claim, Finding, claims
 from utils.reproduction.deviations import DEVIATIONS, worth
-from utils.reproduction.results import METHODS as TITLES
-from utils.reproduction.results import MM23, RC25, RC25_FROBENIUS, Results, published
+from utils.reproduction.results import (
+    BLOCKS,
+    DATASETS,
+    METHODS,
+    MM23,
+    MODELS,
+    POST_TRAINING,
+    RC25,
+    RC25_FROBENIUS,
+    TIMES,
+    Results,
+    block_title,
+    published,
+)
 from utils.reproduction.sections import spread
 from utils.reproduction.tables import tables
 from utils.reproduction.trade_off import trade_off
@@ -193,8 +206,15 @@ def test_the_published_cells_are_there(name, rows, where, column, value):
     assert cells.loc[where, column] == value
 
 
-def test_methods_have_the_same_titles_as_in_the_commands():
-    assert {name: METHODS[name].title for name in TITLES} == TITLES
+def test_what_the_papers_name_has_their_titles():
+    assert list(METHODS.values()) == ["Original", "U2U-R", "D2D-R", "Retrain", "Adv-InT"]
+    assert POST_TRAINING == ("u2u", "d2d") and METHODS.keys() < methods.METHODS.keys()
+    assert MODELS == {"ncf": "NMF", "lgn": "LightGCN"}
+    assert DATASETS == {"ml-100k": "ML-100K", "ml-1m": "ML-1M", "lfm-2b": "LFM-2B"}
+    assert all(model.title for model in models.MODELS.values())
+    assert BLOCKS[0] == ("ml-100k", "ncf") and len(set(BLOCKS)) == 6
+    assert block_title("ml-1m", "lgn") == "LightGCN on ML-1M"
+    assert block_title("lfm-2b", "ncf", TIMES) == "NMF on LFM-2B (synthetic-lfm-2b)"
 
 
 # --- tables ---------------------------------------------------------------------------------

@@ -1,8 +1,12 @@
-"""Imports point one way: data <- models <- methods <- the commands; utils imports none of them."""
+"""Imports point one way: data <- models <- methods <- the commands; utils imports none of them.
+
+Only utils.reproduction, whose tables have their titles, stands above them, beside the commands.
+"""
 
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,27 +17,52 @@ MAY_IMPORT = {
     "data": {"data", "utils"},
     "models": {"models", "data", "utils"},
     "methods": {"methods", "models", "data", "utils"},
+    "utils.reproduction": {"utils.reproduction", "methods", "models", "data", "utils"},
 }
 ROOMS = {"data", "models", "methods", "utils", "main", "attack", "tests", "benchmarks"}
 
 
-def imported(path: Path) -> set[str]:
-    tree = ast.parse(path.read_text())
-    names = set()
-    for node in ast.walk(tree):
+def room(module: str) -> str:
+    """The room of a module, by its dotted name."""
+    first, second = [*module.split("."), ""][:2]
+    return "utils.reproduction" if (first, second) == ("utils", "reproduction") else first
+
+
+def files_of(name: str) -> list[Path]:
+    files = (PROJECT / name.split(".")[0]).rglob("*.py")
+    return [
+        path
+        for path in files
+        if "datasets" not in path.parts
+        and room(".".join(path.relative_to(PROJECT).with_suffix("").parts)) == name
+    ]
+
+
+def modules(path: Path) -> Iterator[str]:
+    """What a file imports, by dotted names."""
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            names.add((node.module or "").split(".")[0])
-    return names & ROOMS
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-@pytest.mark.parametrize("room", MAY_IMPORT)
-def test_imports_point_one_way(room):
-    files = [path for path in (PROJECT / room).rglob("*.py") if "datasets" not in path.parts]
+@pytest.mark.parametrize("name", MAY_IMPORT)
+def test_imports_point_one_way(name):
+    files = files_of(name)
     assert files
     for path in files:
-        assert imported(path) <= MAY_IMPORT[room], path
+        ours = {one for one in map(room, modules(path)) if one.split(".")[0] in ROOMS}
+        assert ours <= MAY_IMPORT[name], path
+
+
+def test_the_rule_sees_an_import_in_any_of_its_forms(tmp_path):
+    forms = "import utils.reproduction.cells", "from utils import reproduction, cli", "import utils"
+    found = []
+    for text in forms:
+        (tmp_path / "a.py").write_text(text)
+        found.append([room(one) for one in modules(tmp_path / "a.py")])
+    assert found == [["utils.reproduction"], ["utils.reproduction", "utils"], ["utils"]]
 
 
 PACKAGES = {"sklearn": "scikit-learn", "PIL": "pillow", "markdown_it": "markdown-it-py"}
@@ -41,16 +70,9 @@ PACKAGES = {"sklearn": "scikit-learn", "PIL": "pillow", "markdown_it": "markdown
 
 def test_what_is_imported_is_named_in_requirements():
     files = [PROJECT / "main.py", PROJECT / "attack.py"]
-    for room in MAY_IMPORT:
-        files += [p for p in (PROJECT / room).rglob("*.py") if "datasets" not in p.parts]
-    modules = set()
-    for path in files:
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Import):
-                modules |= {alias.name.split(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and not node.level:
-                modules.add((node.module or "").split(".")[0])
-    others = modules - ROOMS - sys.stdlib_module_names
+    files += [path for name in MAY_IMPORT for path in files_of(name)]
+    imported = {module.split(".")[0] for path in files for module in modules(path)}
+    others = imported - ROOMS - sys.stdlib_module_names
     lines = (PROJECT / "requirements.txt").read_text().splitlines()
     assert {PACKAGES.get(name, name) for name in others} <= {line.split("==")[0] for line in lines}
 

@@ -21,11 +21,13 @@ class RawFormat:
             preference; "{name}" stands for the dataset's name.
         read: reads these files, given in the same order.
         min_interactions: the published filter of the dataset that the format is named after.
+        title: the papers' name of that dataset, for tables; empty where it is named after none.
     """
 
     files: tuple[tuple[str, ...], ...]
     read: Callable[[list[Path], PrepareSettings], RawData]
     min_interactions: int = MIN_INTERACTIONS
+    title: str = ""
 
     def find(self, folder: Path, name: str) -> list[Path] | None:
         """The format's files of dataset `name` in `folder`, if all are there."""
@@ -41,8 +43,8 @@ class RawFormat:
 
 
 FORMATS: dict[str, RawFormat] = {
-    "ml-100k": RawFormat((("u.data",), ("u.user",)), read_ml100k),
-    "ml-1m": RawFormat((("ratings.dat",), ("users.dat",)), read_ml1m),
+    "ml-100k": RawFormat((("u.data",), ("u.user",)), read_ml100k, title="ML-100K"),
+    "ml-1m": RawFormat((("ratings.dat",), ("users.dat",)), read_ml1m, title="ML-1M"),
     # events come first: they have times
     "lfm-2b": RawFormat(
         (
@@ -56,6 +58,7 @@ FORMATS: dict[str, RawFormat] = {
         ),
         read_lfm2b,
         min_interactions=120,
+        title="LFM-2B",
     ),
     "recbole": RawFormat((("{name}.inter",), ("{name}.user",)), read_recbole),
     "csv": RawFormat((("interactions.csv",), ("users.csv",)), read_csv),

@@ -1,6 +1,7 @@
 """The papers' claims as sentences that our records can be asked."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
 
@@ -8,14 +9,14 @@ import pandas as pd
 
 from utils.reproduction.cells import Measured
 from utils.reproduction.results import (
-    DATASETS,
+    BLOCKS,
     METHODS,
-    MODELS,
     RC25,
     RC25_FROBENIUS,
     TIMES,
     Results,
     Setting,
+    block_title,
     on_common_seeds,
 )
 from utils.reproduction.trade_off import trade_off
@@ -61,12 +62,16 @@ class Claim:
         return HOLDS if all(held) else PARTLY if any(held) else FAILS
 
 
+class Unmeasured(Exception):
+    """A claim needs a figure that we have no run for."""
+
+
 @dataclass(frozen=True)
 class Block:
-    """Our figures of one dataset and recommender in one setting.
+    """Our figures of one dataset and recommender in one setting, means over seeds.
 
     A claim compares methods, and seeds differ too; so only seeds count that every method has of
-    which there are runs at all.
+    which there are runs at all. Where a figure is missing, `Unmeasured` is raised.
     """
 
     results: Results
@@ -77,21 +82,20 @@ class Block:
     @property
     def name(self) -> str:
         """Where its figures are from; a dataset that stands in is named."""
-        stand_in = self.setting.stand_in.get(self.dataset)
-        named = f" ({stand_in})" if stand_in else ""
-        return f"{MODELS[self.model]} on {DATASETS[self.dataset]}{named}"
+        return block_title(self.dataset, self.model, self.setting)
 
-    def ranking(self, method: str, metric: str) -> Measured | None:
-        """A ranking metric of a method."""
-        return self.results.recommendation(self._runs(method), metric)
+    def ranking(self, metric: str, *methods: str) -> list[float]:
+        """A ranking metric of each method."""
+        return [_mean(self.results.recommendation(self._runs(one), metric)) for one in methods]
 
-    def seconds(self, method: str) -> Measured | None:
-        """Seconds of a method."""
-        return self.results.seconds(self._runs(method))
+    def seconds(self, *methods: str) -> list[float]:
+        """Seconds of each method."""
+        return [_mean(self.results.seconds(self._runs(method))) for method in methods]
 
-    def auc(self, method: str, attacker: str, protocol: str = "cv") -> Measured | None:
-        """AUC of an attacker on a method's embedding."""
-        return self.results.attack(self._runs(method), protocol, attacker, "auc")
+    def auc(self, method: str, *attackers: str) -> list[float]:
+        """AUC under `cv` of each attacker on a method's embedding."""
+        runs = self._runs(method)
+        return [_mean(self.results.attack(runs, "cv", one, "auc")) for one in attackers]
 
     @cached_property
     def _of_method(self) -> dict[str, pd.DataFrame]:
@@ -106,127 +110,93 @@ class Block:
         return self._of_method.get(method, self.results.runs.iloc[:0])
 
 
-Test = Callable[[Block], tuple[bool, str] | None]
-"""A block -> whether the claim holds there, and the figures; None where something is missing."""
+def _mean(figure: Measured | None) -> float:
+    if figure is None:
+        raise Unmeasured
+    return figure.mean
 
 
-def _known(*values: Measured | None) -> list[float] | None:
-    means = [value.mean for value in values if value is not None]
-    return means if len(means) == len(values) else None
+def _free(auc: float) -> float:
+    """An AUC whose attacker may flip its answer."""
+    return max(auc, 1 - auc)
 
 
-def _leaks(block: Block) -> tuple[bool, str] | None:
-    if not (found := _known(block.auc("original", "mlp"), block.auc("original", "xgb"))):
-        return None
-    return min(found) > 0.6, f"AUC of MLP {found[0]:.3f}, XGB {found[1]:.3f}"
+Test = Callable[[Block], tuple[bool, str]]
+"""A block -> whether the claim holds there, and the figures."""
 
 
-def _d2d_recommends_better(block: Block) -> tuple[bool, str] | None:
-    d2d, u2u = (block.ranking(method, "NDCG@10") for method in ("d2d", "u2u"))
-    if not (found := _known(d2d, u2u)):
-        return None
-    return found[0] > found[1], f"NDCG@10 {found[0]:.4f} against {found[1]:.4f}"
+def _both_attackers(method: str, find: Callable[[float], bool]) -> Test:
+    def test(block: Block) -> tuple[bool, str]:
+        mlp, xgb = block.auc(method, "mlp", "xgb")
+        return find(mlp) and find(xgb), f"AUC of MLP {mlp:.3f}, XGB {xgb:.3f}"
+
+    return test
 
 
-def _best(block: Block, method: str) -> tuple[float, str] | None:
-    """The AUC of the attacker that finds most, flipped where it lies below 0.5."""
-    found = {name: block.auc(method, name) for name in ("mlp", "xgb")}
-    known = {name: max(one.mean, 1 - one.mean) for name, one in found.items() if one}
-    if len(known) < len(found):
-        return None
-    worst = max(known, key=lambda name: known[name])
-    return known[worst], worst.upper()
+def _d2d_recommends_better(block: Block) -> tuple[bool, str]:
+    d2d, u2u = block.ranking("NDCG@10", "d2d", "u2u")
+    return d2d > u2u, f"NDCG@10 {d2d:.4f} against {u2u:.4f}"
 
 
-def _d2d_hides_better(block: Block) -> tuple[bool, str] | None:
-    d2d, u2u = _best(block, "d2d"), _best(block, "u2u")
-    if not d2d or not u2u:
-        return None
-    return d2d[0] < u2u[0], (
-        f"the better attacker, sign free, reads D2D-R at {d2d[0]:.3f} ({d2d[1]}), "
-        f"U2U-R at {u2u[0]:.3f} ({u2u[1]})"
-    )
+def _best(block: Block, method: str) -> tuple[float, str]:
+    """The attacker that finds most, and in words."""
+    mlp, xgb = map(_free, block.auc(method, "mlp", "xgb"))
+    auc, name = (mlp, "MLP") if mlp >= xgb else (xgb, "XGB")
+    return auc, f"{METHODS[method]} at {auc:.3f} ({name})"
 
 
-def _u2u_collapses(block: Block) -> tuple[bool, str] | None:
-    found = _known(
-        block.auc("u2u", "xgb"), block.ranking("u2u", "HR@10"), block.ranking("original", "HR@10")
-    )
-    if not found:
-        return None
-    auc, here, there = found
+def _d2d_hides_better(block: Block) -> tuple[bool, str]:
+    (d2d, of_d2d), (u2u, of_u2u) = _best(block, "d2d"), _best(block, "u2u")
+    return d2d < u2u, f"the better attacker, sign free, reads {of_d2d}, {of_u2u}"
+
+
+def _u2u_collapses(block: Block) -> tuple[bool, str]:
+    (auc,), (here, there) = block.auc("u2u", "xgb"), block.ranking("HR@10", "u2u", "original")
     return auc >= 0.99 and here < there, f"XGB {auc:.4f}; HR@10 {here:.4f} from {there:.4f}"
 
 
-def _d2d_keeps_hr(block: Block) -> tuple[bool, str] | None:
-    if not (found := _known(block.ranking("d2d", "HR@10"), block.ranking("original", "HR@10"))):
-        return None
-    change = found[0] / found[1] - 1
-    return change >= -0.015, f"{found[0]:.4f} from {found[1]:.4f} ({100 * change:+.1f} %)"
+def _change(here: float, there: float) -> str:
+    return f"{here:.4f} from {there:.4f} ({100 * (here / there - 1):+.1f} %)"
 
 
-def _d2d_gains(block: Block) -> tuple[bool, str] | None:
-    if not (found := _known(block.ranking("d2d", "NDCG@10"), block.ranking("original", "NDCG@10"))):
-        return None
-    change = found[0] / found[1] - 1
-    return change > 0, f"NDCG@10 {found[0]:.4f} from {found[1]:.4f} ({100 * change:+.1f} %)"
+def _d2d_keeps_hr(block: Block) -> tuple[bool, str]:
+    d2d, original = block.ranking("HR@10", "d2d", "original")
+    return d2d / original - 1 >= -0.015, _change(d2d, original)
 
 
-def _d2d_below_chance(block: Block) -> tuple[bool, str] | None:
-    if not (found := _known(block.auc("d2d", "mlp"), block.auc("d2d", "xgb"))):
-        return None
-    return max(found) < 0.5, f"AUC of MLP {found[0]:.3f}, XGB {found[1]:.3f}"
+def _d2d_gains(block: Block) -> tuple[bool, str]:
+    d2d, original = block.ranking("NDCG@10", "d2d", "original")
+    return d2d > original, f"NDCG@10 {_change(d2d, original)}"
 
 
-def _no_leak_left(block: Block) -> tuple[bool, str] | None:
-    d2d, before = block.auc("d2d", "mlp-scaled"), block.auc("original", "mlp-scaled")
-    if not (found := _known(d2d, before)):
-        return None
-    free = [max(auc, 1 - auc) for auc in found]
-    return free[0] < free[1], (
-        f"an MLP on standardised features, sign free: {free[0]:.3f}, original {free[1]:.3f}"
+def _no_leak_left(block: Block) -> tuple[bool, str]:
+    d2d, original = (_free(*block.auc(method, "mlp-scaled")) for method in ("d2d", "original"))
+    return d2d < original, (
+        f"an MLP on standardised features, sign free: {d2d:.3f}, original {original:.3f}"
     )
 
 
-def _faster(block: Block) -> tuple[bool, str] | None:
-    slow, fast = block.seconds("retrain"), block.seconds("d2d")
-    if not (found := _known(slow, fast)):
-        return None
-    ratio = found[0] / found[1]
-    return ratio > 10, f"Retrain {found[0]:.0f} s, D2D-R {found[1]:.1f} s: {ratio:.0f} times"
+def _faster(block: Block) -> tuple[bool, str]:
+    slow, fast = block.seconds("retrain", "d2d")
+    ratio = slow / fast
+    return ratio > 10, f"Retrain {slow:.0f} s, D2D-R {fast:.1f} s: {ratio:.0f} times"
 
 
-def _d2d_faster_than_u2u(block: Block) -> tuple[bool, str] | None:
-    if not (found := _known(block.seconds("d2d"), block.seconds("u2u"))):
-        return None
-    return found[0] < found[1], f"D2D-R {found[0]:.2f} s, U2U-R {found[1]:.2f} s"
+def _takes_less(fast: str, slow: str, digits: int) -> Test:
+    def test(block: Block) -> tuple[bool, str]:
+        less, more = block.seconds(fast, slow)
+        return less < more, (
+            f"{METHODS[fast]} {less:.{digits}f} s, {METHODS[slow]} {more:.{digits}f} s"
+        )
+
+    return test
 
 
-def _retrain_faster_than_adv(block: Block) -> tuple[bool, str] | None:
-    if not (found := _known(block.seconds("retrain"), block.seconds("adv"))):
-        return None
-    return found[0] < found[1], f"Retrain {found[0]:.0f} s, Adv-InT {found[1]:.0f} s"
-
-
-def _retrain_hides(block: Block) -> tuple[bool, str] | None:
-    if not (found := _known(block.auc("retrain", "mlp"), block.auc("retrain", "xgb"))):
-        return None
-    return max(found) < 0.55, f"AUC of MLP {found[0]:.3f}, XGB {found[1]:.3f}"
-
-
-def _adv_leaks(block: Block) -> tuple[bool, str] | None:
-    if not (found := _known(block.auc("adv", "mlp"), block.auc("adv", "xgb"))):
-        return None
-    return min(found) > 0.6, f"AUC of MLP {found[0]:.3f}, XGB {found[1]:.3f}"
-
-
-def _in_training_keeps_hr(block: Block) -> tuple[bool, str] | None:
-    three = [block.ranking(method, "HR@10") for method in ("retrain", "adv", "original")]
-    if not (found := _known(*three)):
-        return None
-    worst = min(found[:2]) / found[2] - 1
+def _in_training_keeps_hr(block: Block) -> tuple[bool, str]:
+    retrain, adv, original = block.ranking("HR@10", "retrain", "adv", "original")
+    worst = min(retrain, adv) / original - 1
     return worst >= -0.02, (
-        f"Retrain {found[0]:.4f}, Adv-InT {found[1]:.4f}, Original {found[2]:.4f} "
+        f"Retrain {retrain:.4f}, Adv-InT {adv:.4f}, Original {original:.4f} "
         f"({100 * worst:+.1f} % at worst)"
     )
 
@@ -236,7 +206,7 @@ CLAIMS: tuple[tuple[str, str, Setting, Test], ...] = (
         "The original embedding gives the gender away (both attackers above AUC 0.6)",
         "MM23 4.2.1; RC25 Table 3",
         RC25,
-        _leaks,
+        _both_attackers("original", lambda auc: auc > 0.6),
     ),
     (
         "D2D-R beats U2U-R in recommendation (NDCG@10)",
@@ -268,17 +238,12 @@ CLAIMS: tuple[tuple[str, str, Setting, Test], ...] = (
         RC25_FROBENIUS,
         _d2d_keeps_hr,
     ),
-    (
-        "D2D-R even improves NDCG@10",
-        "MM23 4.2.2 (6.28 % on average)",
-        RC25,
-        _d2d_gains,
-    ),
+    ("D2D-R even improves NDCG@10", "MM23 4.2.2 (6.28 % on average)", RC25, _d2d_gains),
     (
         "D2D-R sends both attackers below AUC 0.5",
         "RC25 Table 3",
         RC25,
-        _d2d_below_chance,
+        _both_attackers("d2d", lambda auc: auc < 0.5),
     ),
     (
         "After D2D-R less can be told than before, also by an attacker that standardises its "
@@ -297,25 +262,25 @@ CLAIMS: tuple[tuple[str, str, Setting, Test], ...] = (
         "D2D-R takes less time than U2U-R",
         "MM23 Table 5; RC25 Table 2",
         TIMES,
-        _d2d_faster_than_u2u,
+        _takes_less("d2d", "u2u", 2),
     ),
     (
         "Retrain takes less time than Adv-InT",
         "MM23 4.2.3; RC25 Table 2",
         TIMES,
-        _retrain_faster_than_adv,
+        _takes_less("retrain", "adv", 0),
     ),
     (
         "Retrain hides the gender (both attackers below AUC 0.55)",
         "RC25 Table 3",
         RC25,
-        _retrain_hides,
+        _both_attackers("retrain", lambda auc: auc < 0.55),
     ),
     (
         "Adv-InT leaves the gender readable (both attackers above AUC 0.6)",
         "RC25 Table 3 (ML-100K, and LightGCN on ML-1M; not NMF on ML-1M)",
         RC25,
-        _adv_leaks,
+        _both_attackers("adv", lambda auc: auc > 0.6),
     ),
     (
         "The in-training methods keep HR@10 within 2 % of the original's",
@@ -330,16 +295,14 @@ def claims(results: Results) -> Iterator[Claim]:
     """Every claim with what our records say of it."""
 
     @cache
-    def block(setting: Setting, dataset: str, model: str) -> Block:
-        return Block(results, setting, dataset, model)
+    def blocks(setting: Setting) -> list[Block]:
+        return [Block(results, setting, dataset, model) for dataset, model in BLOCKS]
 
     for sentence, source, setting, test in CLAIMS:
         findings = []
-        for model in MODELS:
-            for dataset in DATASETS:
-                asked = block(setting, dataset, model)
-                if outcome := test(asked):
-                    findings.append(Finding(asked.name, *outcome))
+        for block in blocks(setting):
+            with suppress(Unmeasured):
+                findings.append(Finding(block.name, *test(block)))
         yield Claim(sentence, source, tuple(findings))
     yield Claim(
         "Both methods are robust to alpha (1e-6 to 1e-2): NDCG@10 and the AUC of MLP under "
@@ -350,21 +313,19 @@ def claims(results: Results) -> Iterator[Claim]:
 
 
 def _robustness(results: Results) -> Iterator[Finding]:
-    for model in MODELS:
-        for dataset in DATASETS:
-            found = trade_off(results, dataset, model, "mlp")
-            series: dict[tuple[str, str], dict[float, tuple[float, float]]] = {}
-            for (method, regularizer, alpha), point in found.points.items() if found else ():
-                series.setdefault((method, regularizer), {})[alpha] = point
-            for (method, regularizer), points in series.items():
-                if len(points) < 3:
-                    continue
-                ndcg, auc = zip(*points.values(), strict=True)
-                moved = max(ndcg) - min(ndcg), max(auc) - min(auc)
-                where = f"{METHODS[method]}, `{regularizer}`, {MODELS[model]} on "
-                yield Finding(
-                    where + DATASETS[dataset],
-                    max(moved) < 0.05,
-                    f"alpha {min(points):g} to {max(points):g}: NDCG@10 moves by "
-                    f"{moved[0]:.4f}, AUC by {moved[1]:.3f}",
-                )
+    for dataset, model in BLOCKS:
+        found = trade_off(results, dataset, model, "mlp")
+        series: dict[tuple[str, str], dict[float, tuple[float, float]]] = {}
+        for (method, regularizer, alpha), point in found.points.items() if found else ():
+            series.setdefault((method, regularizer), {})[alpha] = point
+        for (method, regularizer), points in series.items():
+            if len(points) < 3:
+                continue
+            ndcg, auc = zip(*points.values(), strict=True)
+            moved = max(ndcg) - min(ndcg), max(auc) - min(auc)
+            yield Finding(
+                f"{METHODS[method]}, `{regularizer}`, {block_title(dataset, model)}",
+                max(moved) < 0.05,
+                f"alpha {min(points):g} to {max(points):g}: NDCG@10 moves by "
+                f"{moved[0]:.4f}, AUC by {moved[1]:.3f}",
+            )

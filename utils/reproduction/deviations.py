@@ -53,16 +53,16 @@ class Deviation:
     Attributes:
         title: what about.
         text: who does what, and what we do.
-        model, dataset: what it is measured with and on.
-        methods: methods that show it.
         choices: ours first.
+        methods: methods that show it.
+        model, dataset: what it is measured with and on.
     """
 
     title: str
     text: str
-    model: str
-    methods: tuple[str, ...]
     choices: tuple[Choice, ...]
+    methods: tuple[str, ...] = ("original", "d2d")
+    model: str = "ncf"
     dataset: str = "ml-100k"
 
 
@@ -74,32 +74,24 @@ DEVIATIONS = (
         "The artefact keeps the epoch with the best HR@10 on test, and trains on all but the test "
         "interactions. We hold a validation interaction out and choose by that; "
         "`selection=test` does as the artefact.",
-        "ncf",
-        ("original", "d2d"),
         (OURS, Choice("on test", {"selection": "test"})),
     ),
     Deviation(
         "Equal timestamps",
         "Nobody says which of several interactions at a user's last second is the test. We take "
         "the later line of the file; `time_ties=first` the earlier.",
-        "ncf",
-        ("original", "d2d"),
         (OURS, Choice("earlier line", {"time_ties": "first"})),
     ),
     Deviation(
         "Which interaction is left out",
         "RC25 leaves out the most recent interaction, MM23 splits at random (80/10/10); "
         "`held_out=random` leaves out random ones.",
-        "ncf",
-        ("original", "d2d"),
         (OURS, Choice("random", {"held_out": "random"})),
     ),
     Deviation(
         "Filter",
         "Both papers remove users and items with fewer than 5 interactions; `min_interactions=1` "
         "removes none. The last row adds the artefact's choice of epoch.",
-        "ncf",
-        ("original", "d2d"),
         (
             OURS,
             Choice("none", {"min_interactions": 1}),
@@ -113,8 +105,6 @@ DEVIATIONS = (
         "easy to rank low. `catalogue=whole` draws from all 1,682. (In which order, and how often, "
         "users and items are filtered makes no difference here: the first pass over the items "
         "leaves every user 19 interactions.)",
-        "ncf",
-        ("original", "d2d"),
         (OURS, Choice("removed ones too", {"catalogue": "whole"})),
     ),
     Deviation(
@@ -122,8 +112,6 @@ DEVIATIONS = (
         "Ours are 99 different items that the user never touched. `test_negatives=repeated` draws "
         "with repetition, `test_negatives=untrained` spares only the user's training items and the "
         "positive.",
-        "ncf",
-        ("original", "d2d"),
         (
             OURS,
             Choice("with repetition", {"test_negatives": "repeated"}),
@@ -135,23 +123,19 @@ DEVIATIONS = (
         "Both papers write the Frobenius norm; the artefact runs a hinge on each user's original "
         "top 20 (`ranking`). The default of `main.py` is `frobenius`; the tables beside RC25 show "
         "both.",
-        "ncf",
-        POST_TRAINING,
         (Choice("frobenius (default)", {}, regularizer="frobenius"), Choice("ranking", {})),
+        POST_TRAINING,
     ),
     Deviation(
         "Embedding size",
         "RC25's artefact has K = 32 (NMF), MM23 K = 16.",
-        "ncf",
-        ("original", "d2d"),
         (OURS, Choice("K = 16", {"embedding_size": 16})),
     ),
     Deviation(
         "LightGCN's loss",
         "LightGCN's own paper trains with BPR, the artefact with binary cross-entropy.",
-        "lgn",
-        ("original", "d2d"),
         (OURS, Choice("bpr", {"loss": "bpr"})),
+        model="lgn",
     ),
     Deviation(
         "LightGCN's batch",
@@ -159,38 +143,36 @@ DEVIATIONS = (
         "two and a half hours now), so they have a larger one. This is what that does on ML-100K: "
         "1024 gives it about as many steps as ML-1M gets with 8192. Retrain's MMD term comes with "
         "every 50th batch, so a larger batch has fewer of them.",
-        "lgn",
-        ("original", "d2d", "retrain", "adv"),
         (OURS, Choice("1024", {"batch_size": 1024}), Choice("8192", {"batch_size": 8192})),
+        ("original", "d2d", "retrain", "adv"),
+        "lgn",
     ),
     Deviation(
         "Retrain's interval on ML-1M",
         "The artefact adds the MMD term on every 50th batch. With its batches of 256 that makes "
         "386 terms an epoch on ML-1M, with our 8192 only 13; `retrain_interval=2` makes 302.",
-        "lgn",
-        ("retrain",),
         (
             Choice("every 50th of 8192", {"batch_size": 8192}),
             Choice("every 2nd of 8192", {"batch_size": 8192, "retrain_interval": 2}),
         ),
-        dataset="ml-1m",
+        ("retrain",),
+        "lgn",
+        "ml-1m",
     ),
     Deviation(
         "Who trains the attacker",
         "MM23 exposes a tenth of the users (`shadow`), the artefact cross-validates (`cv`): 436 "
         "users instead of 55 train the attacker, and D2D-R's signature turns from below 0.5 "
         "towards 0.5.",
-        "ncf",
-        tuple(METHODS),
         (Choice("cv", {}), Choice("shadow", {}, protocol="shadow")),
+        tuple(METHODS),
     ),
     Deviation(
         "What the MLP sees",
         "Both papers feed the raw embedding, whose features are of size 0.01 to 0.1, into an MLP "
         "with an L2 penalty of 1; `mlp-scaled` standardises them first.",
-        "ncf",
-        tuple(METHODS),
         (Choice("raw", {}), Choice("standardised", {}, attackers=("mlp-scaled", "xgb"))),
+        tuple(METHODS),
     ),
 )
 

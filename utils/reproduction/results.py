@@ -10,6 +10,9 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
+import methods
+import models
+from data.sources.formats import FORMATS
 from utils.reproduction.cells import Measured, auc_error, measured, ndcg_error, share_error
 from utils.runs import records
 
@@ -17,15 +20,14 @@ PROJECT = Path(__file__).resolve().parents[2]
 PUBLISHED = PROJECT / "exp_results" / "published"
 
 METHODS = {
-    "original": "Original",
-    "u2u": "U2U-R",
-    "d2d": "D2D-R",
-    "retrain": "Retrain",
-    "adv": "Adv-InT",
+    name: methods.METHODS[name].title for name in ("original", "u2u", "d2d", "retrain", "adv")
 }
-MODELS = {"ncf": "NMF", "lgn": "LightGCN"}
-DATASETS = {"ml-100k": "ML-100K", "ml-1m": "ML-1M", "lfm-2b": "LFM-2B"}
-POST_TRAINING = ("u2u", "d2d")
+MODELS = {name: models.MODELS[name].title for name in ("ncf", "lgn")}
+DATASETS = {name: FORMATS[name].title for name in ("ml-100k", "ml-1m", "lfm-2b")}
+"""The papers' methods, recommenders and datasets: name in the configs -> title in the tables."""
+POST_TRAINING = tuple(name for name in METHODS if methods.METHODS[name].fit)
+BLOCKS = tuple((dataset, model) for model in MODELS for dataset in DATASETS)
+"""Each dataset with each recommender, in the order of the papers' tables."""
 
 RECOMMENDATION = {"ndcg@5": "NDCG@5", "hr@5": "HR@5", "ndcg@10": "NDCG@10", "hr@10": "HR@10"}
 """Column of the published table -> column of ours."""
@@ -86,6 +88,12 @@ TIMES = Setting(
     {"lfm-2b": "synthetic-lfm-2b"},
 )
 """Runs made for their seconds alone, one after another on a machine that does nothing else."""
+
+
+def block_title(dataset: str, model: str, setting: Setting = RC25) -> str:
+    """A dataset and recommender; a dataset that stands in is named."""
+    stand_in = setting.stand_in.get(dataset)
+    return f"{MODELS[model]} on {DATASETS[dataset]}" + (f" ({stand_in})" if stand_in else "")
 
 
 def published(name: str) -> pd.DataFrame:

@@ -1,8 +1,8 @@
 """The report's sections, made of the parts that pages have."""
 
-from collections.abc import Sequence
-
-import pandas as pd
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 
 from utils.pages.parts import Grid, Part, Section, Tone
 from utils.reproduction.cells import CONTRADICTS, ORDER, SAME, VERDICTS, Measured
@@ -26,9 +26,9 @@ def cell_text(cell: Cell | None, digits: int) -> str:
     if cell.published is None:
         return ours
     there = f"{ours}\n{cell.published:.{digits}f}"
-    if cell.ours is None:
+    if cell.difference is None:
         return there
-    return f"{there} {cell.ours.mean - cell.published:+.{digits}f} {cell.verdict}".rstrip()
+    return f"{there} {cell.difference:+.{digits}f} {cell.verdict}".rstrip()
 
 
 def spread(ours: Measured | None, digits: int = 4) -> str:
@@ -39,45 +39,48 @@ def spread(ours: Measured | None, digits: int = 4) -> str:
     return f"{ours.mean:.{digits}f}{std} ({ours.n})"
 
 
-def _tone(cell: Cell | None) -> Tone:
-    return TONES.get(cell.verdict, "") if cell else ""
-
-
 def table_section(table: Table) -> Section:
-    """A table in the paper's layout: a block a model, in it the datasets, then the methods."""
-    if len(table.columns) == 1:
-        return Section(table.title, [table.note, _by_method(table)])
-    parts: list[Part] = [table.note]
-    header = ["", "", *table.columns.values()]
-    for model in MODELS:
-        rows, tones = [], []
-        for dataset, of, block in table.blocks():
-            if of != model:
-                continue
+    """A table in the paper's layout."""
+    grids = _by_figure(table) if len(table.columns) > 1 else [_by_method(table)]
+    return Section(table.title, [table.note, *grids])
+
+
+def _by_figure(table: Table) -> Iterator[Grid]:
+    """A grid a model, in it the datasets, then the methods; a column a figure."""
+    for model, blocks in groupby(table.blocks(), key=lambda block: block[1]):
+        lines: list[Line] = []
+        for dataset, _, block in blocks:
             name = _name(table, dataset, model)
             for method, cells in block.items():
-                in_order = [cells.get(column) for column in table.columns]
-                rows.append(
-                    [name, METHODS[method], *(cell_text(cell, table.digits) for cell in in_order)]
-                )
-                tones.append(["", "", *map(_tone, in_order)])
+                lines.append(([name, METHODS[method]], [*map(cells.get, table.columns)]))
                 name = ""
-        if rows:
-            parts.append(Grid([f"**{MODELS[model]}**", *header[1:]], rows, tones))
-    return Section(table.title, parts)
+        yield _grid([f"**{MODELS[model]}**", "", *table.columns.values()], lines, table.digits)
 
 
 def _by_method(table: Table) -> Grid:
     """A table of one figure: a row a dataset and model, a column a method."""
-    rows, tones = [], []
-    for model in MODELS:
-        for dataset, of, block in table.blocks():
-            if of == model:
-                cells = [next(iter(block.get(method, {}).values()), None) for method in METHODS]
-                row = [cell_text(cell, table.digits) for cell in cells]
-                rows.append([_name(table, dataset, model), MODELS[model], *row])
-                tones.append(["", "", *map(_tone, cells)])
-    return Grid([", ".join(table.columns.values()), "", *METHODS.values()], rows, tones)
+    ((column, heading),) = table.columns.items()
+    lines: list[Line] = [
+        (
+            [_name(table, dataset, model), MODELS[model]],
+            [block.get(method, {}).get(column) for method in METHODS],
+        )
+        for dataset, model, block in table.blocks()
+    ]
+    return _grid([heading, "", *METHODS.values()], lines, table.digits)
+
+
+Line = tuple[list[str], list[Cell | None]]
+"""What a row is of, and its cells."""
+
+
+def _grid(header: list[str], lines: list[Line], digits: int) -> Grid:
+    rows = [[*names, *(cell_text(cell, digits) for cell in cells)] for names, cells in lines]
+    tones = [
+        [TONES.get(cell.verdict, "") if cell else "" for cell in [None] * len(names) + cells]
+        for names, cells in lines
+    ]
+    return Grid(header, rows, tones)
 
 
 def _name(table: Table, dataset: str, model: str) -> str:
@@ -92,18 +95,12 @@ def overview(tables: Sequence[Table]) -> Grid:
     for table in tables:
         counts = table.counts()
         if set(counts) - {""}:
-            rows.append(
-                [table.title, *(str(counts.get(verdict, 0)) for verdict in (*VERDICTS, ""))]
-            )
+            rows.append([table.title, *(str(counts[verdict]) for verdict in (*VERDICTS, ""))])
     return Grid(["table", *VERDICTS, "not run"], rows)
 
 
 def claims_section(claims: Sequence[Claim]) -> Section:
     """Each claim, its verdict, and the figures that it rests on."""
-    counts = {
-        verdict: sum(claim.verdict == verdict for claim in claims)
-        for verdict in (HOLDS, PARTLY, FAILS, OPEN)
-    }
     rows, tones = [], []
     for claim in claims:
         figures = "; ".join(
@@ -112,7 +109,9 @@ def claims_section(claims: Sequence[Claim]) -> Section:
         )
         rows.append([claim.sentence, claim.source, claim.verdict, figures])
         tones.append(["", "", TONES.get(claim.verdict, ""), ""])
-    summary = "; ".join(f"{verdict}: {count}" for verdict, count in counts.items() if count)
+    counts = Counter(claim.verdict for claim in claims)
+    order = (HOLDS, PARTLY, FAILS, OPEN)
+    summary = "; ".join(f"{verdict}: {counts[verdict]}" for verdict in order if counts[verdict])
     grid = Grid(["claim", "source", "verdict", "figures"], rows, tones)
     return Section("Claims", [f"{len(claims)} claims of the papers. {summary.capitalize()}.", grid])
 
@@ -145,10 +144,3 @@ def deviations_page(results: Results) -> list[Section]:
             parts.append("Not measured yet.")
         sections.append(Section(deviation.title, parts))
     return sections
-
-
-def cells_csv(tables: Sequence[Table]) -> str:
-    """Every cell of every table, a line each."""
-    return pd.DataFrame([row for table in tables for row in table.rows()]).to_csv(
-        index=False, float_format="%.6g", lineterminator="\n"
-    )

@@ -1,6 +1,7 @@
 """The papers' tables with our cells beside the published ones."""
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,11 +10,10 @@ import pandas as pd
 from utils.reproduction.cells import Measured, order_verdicts, verdicts
 from utils.reproduction.results import (
     ATTACK,
-    DATASETS,
+    BLOCKS,
     EPOCHS,
     METHODS,
     MM23,
-    MODELS,
     RC25,
     RC25_FROBENIUS,
     RECOMMENDATION,
@@ -37,6 +37,13 @@ class Cell:
     ours: Measured | None
     published: float | None
     verdict: str
+
+    @property
+    def difference(self) -> float | None:
+        """Ours minus the published one, where both are there."""
+        if self.ours is None or self.published is None:
+            return None
+        return self.ours.mean - self.published
 
 
 @dataclass(frozen=True)
@@ -62,37 +69,32 @@ class Table:
     cells: tuple[Cell, ...]
     settings: dict[tuple[str, str], str]
 
-    def counts(self) -> dict[str, int]:
-        """How many cells have each verdict; "" = not run."""
-        judged = pd.Series([cell.verdict for cell in self.cells if cell.published is not None])
-        return judged.value_counts().to_dict()
+    def counts(self) -> Counter[str]:
+        """How many published cells have each verdict; "" = not run."""
+        return Counter(cell.verdict for cell in self.cells if cell.published is not None)
 
     def blocks(self) -> Iterator[tuple[str, str, dict[str, dict[str, Cell]]]]:
         """Dataset, model, and method -> column -> cell, in the papers' order."""
-        for model in MODELS:
-            for dataset in DATASETS:
-                block: dict[str, dict[str, Cell]] = {}
-                for cell in self.cells:
-                    if (cell.dataset, cell.model) == (dataset, model):
-                        block.setdefault(cell.method, {})[cell.column] = cell
-                if block:
-                    yield dataset, model, block
+        for dataset, model in BLOCKS:
+            block: dict[str, dict[str, Cell]] = {}
+            for cell in self.cells:
+                if (cell.dataset, cell.model) == (dataset, model):
+                    block.setdefault(cell.method, {})[cell.column] = cell
+            if block:
+                yield dataset, model, block
 
     def rows(self) -> list[dict[str, Any]]:
         """A dict a cell, for the CSV file."""
         return [
             {
                 "table": self.name,
-                "dataset": cell.dataset,
-                "model": cell.model,
-                "method": cell.method,
-                "column": cell.column,
-                "published": cell.published,
+                **{
+                    key: getattr(cell, key)
+                    for key in ("dataset", "model", "method", "column", "published")
+                },
                 **(asdict(cell.ours) if cell.ours else {}),
                 "standard_error": cell.ours.error if cell.ours else None,
-                "difference": cell.ours.mean - cell.published
-                if cell.ours and cell.published is not None
-                else None,
+                "difference": cell.difference,
                 "verdict": cell.verdict,
             }
             for cell in self.cells
@@ -115,7 +117,7 @@ def compare(
     columns: dict[str, str],
     digits: int = 4,
     judge: Callable = verdicts,
-    missing: bool = True,
+    missing: bool = False,
 ) -> Table:
     """One table.
 
@@ -167,43 +169,46 @@ def _settings(runs: dict[str, pd.DataFrame]) -> list[str]:
 
 def tables(results: Results) -> list[Table]:
     """All tables of the report."""
-    attack = {column: heading for column, (heading, _, _) in ATTACK.items()}
 
-    def ranking(runs: pd.DataFrame, column: str) -> Measured | None:
-        return results.recommendation(runs, RECOMMENDATION[column])
+    def recommendation(setting: Setting, paper: str, **other: Any) -> Table:
+        def measure(runs: pd.DataFrame, column: str) -> Measured | None:
+            return results.recommendation(runs, RECOMMENDATION[column])
+
+        source = f"{paper}_recommendation"
+        return compare(results, setting, source, measure, columns=RECOMMENDATION, **other)
 
     def seconds(runs: pd.DataFrame, column: str) -> Measured | None:
         return results.seconds(runs)
 
-    def attacked(protocol: str) -> Measure:
-        return lambda runs, column: results.attack(runs, protocol, *ATTACK[column][1:])
+    def attack(setting: Setting, paper: str, protocol: str, **other: Any) -> Table:
+        def measure(runs: pd.DataFrame, column: str) -> Measured | None:
+            return results.attack(runs, protocol, *ATTACK[column][1:])
+
+        columns = {column: heading for column, (heading, _, _) in ATTACK.items()}
+        return compare(results, setting, f"{paper}_attack", measure, columns=columns, **other)
 
     both = "U2U-R and D2D-R with the artefact's regulariser (`ranking`), alpha 1e-6"
     written = "U2U-R and D2D-R with the regulariser that the papers write (`frobenius`), alpha 1e-6"
-    paper = "K = 16, 50 epochs (NMF) or 400 (LightGCN), `frobenius`, alpha 1e-4, 5,000 steps of "
-    paper += "U2U-R and 1,000 of D2D-R"
+    paper = (
+        "K = 16, 50 epochs (NMF) or 400 (LightGCN), `frobenius`, alpha 1e-4, 5,000 steps of "
+        "U2U-R and 1,000 of D2D-R"
+    )
     only = "the methods without a regulariser are as in the table before"
     return [
-        compare(
-            results,
+        recommendation(
             RC25,
-            "companion2025_recommendation",
-            ranking,
+            "companion2025",
             name="rc25-1",
             title="RC25 Table 1: recommendation",
             note=f"{both}.",
-            columns=RECOMMENDATION,
+            missing=True,
         ),
-        compare(
-            results,
+        recommendation(
             RC25_FROBENIUS,
-            "companion2025_recommendation",
-            ranking,
+            "companion2025",
             name="rc25-1-frobenius",
             title="RC25 Table 1 with the written regulariser",
             note=f"{written}; {only}.",
-            columns=RECOMMENDATION,
-            missing=False,
         ),
         compare(
             results,
@@ -220,64 +225,58 @@ def tables(results: Results) -> list[Table]:
             columns={"seconds": "seconds"},
             digits=1,
             judge=order_verdicts,
+            missing=True,
         ),
-        compare(
-            results,
+        attack(
             RC25,
-            "companion2025_attack",
-            attacked("cv"),
+            "companion2025",
+            "cv",
             name="rc25-3",
             title="RC25 Table 3: attack under `cv`",
             note=f"5-fold cross-validation of balanced users, 3 repeats; {both}.",
-            columns=attack,
+            missing=True,
         ),
-        compare(
-            results,
+        attack(
             RC25_FROBENIUS,
-            "companion2025_attack",
-            attacked("cv"),
+            "companion2025",
+            "cv",
             name="rc25-3-frobenius",
             title="RC25 Table 3 with the written regulariser",
             note=f"Protocol `cv`; {written}; {only}.",
-            columns=attack,
-            missing=False,
         ),
-        compare(
-            results,
+        attack(
             RC25,
-            "acmmm2023_attack",
-            attacked("shadow"),
+            "acmmm2023",
+            "shadow",
             name="mm23-3-rc25",
             title="MM23 Table 3: attack under `shadow`, runs of RC25's setting",
             note="A tenth of the balanced users exposed, 10 draws; MM23's cells stem from K = 16 "
             f"and other splits; {both}.",
-            columns=attack,
-            missing=False,
         ),
-        compare(
-            results,
+        attack(
             MM23,
-            "acmmm2023_attack",
-            attacked("shadow"),
+            "acmmm2023",
+            "shadow",
             name="mm23-3",
             title="MM23 Table 3: attack under `shadow`, runs of MM23's setting",
             note=f"{paper}.",
-            columns=attack,
-            missing=False,
         ),
-        compare(
-            results,
+        recommendation(
             MM23,
-            "acmmm2023_recommendation",
-            ranking,
+            "acmmm2023",
             name="mm23-4",
             title="MM23 Table 4: recommendation (not comparable)",
             note=f"{paper}. MM23 splits 80/10/10 and ranks we don't know how many items; its HR "
             "falls as the cut-off grows, so it is no hit ratio: ours are the figures of the "
             "leave-one-out split, and no verdict is given. Its Table 5 (seconds) is left out: its "
             "batch is not stated.",
-            columns=RECOMMENDATION,
             judge=lambda ours, theirs: {},
-            missing=False,
         ),
     ]
+
+
+def cells_csv(tables: Sequence[Table]) -> str:
+    """Every cell of every table, a line each."""
+    return pd.DataFrame([row for table in tables for row in table.rows()]).to_csv(
+        index=False, float_format="%.6g", lineterminator="\n"
+    )

@@ -10,15 +10,14 @@ from utils.pages.parts import Part, Picture, Section
 from utils.pages.render import html_page, markdown
 from utils.reproduction.cells import VERDICTS
 from utils.reproduction.claims import claims
-from utils.reproduction.results import DATASETS, METHODS, MODELS, Results
+from utils.reproduction.results import BLOCKS, METHODS, Results, block_title
 from utils.reproduction.sections import (
-    cells_csv,
     claims_section,
     deviations_page,
     overview,
     table_section,
 )
-from utils.reproduction.tables import tables
+from utils.reproduction.tables import Table, cells_csv, tables
 from utils.reproduction.trade_off import ORIGINAL, trade_off
 from utils.runs.files import replace_file
 
@@ -89,7 +88,7 @@ def write_report(folder: Path) -> list[Path]:
     return list(texts)
 
 
-def _has_runs(table) -> bool:
+def _has_runs(table: Table) -> bool:
     return any(cell.ours for cell in table.cells)
 
 
@@ -102,10 +101,9 @@ def _findings(path: Path) -> Iterator[Section]:
 
 def _pictures(results: Results, folder: Path, beside: Path) -> Iterator[Section]:
     parts: list[Part] = []
-    for model in MODELS:
-        for dataset in DATASETS:
-            if picture := figure_2(results, dataset, model, folder, beside):
-                parts.append(picture)
+    for dataset, model in BLOCKS:
+        if picture := figure_2(results, dataset, model, folder, beside):
+            parts.append(picture)
     for kind, caption in PICTURES.items():
         for path in sorted(folder.glob(f"*-{kind}.png")):
             name = path.stem.removesuffix(f"-{kind}")
@@ -133,9 +131,10 @@ def figure_2(
         [point for point in points if point.method == original],
     )
     path = figures.save(drawing, folder / f"{model}-{dataset}-trade-off.png")
-    where = f"{MODELS[model]} on {DATASETS[dataset]}"
     seeds = min(one.seeds for one in found.values() if one)
-    return Picture(_relative(path, beside), FIGURE_2.format(where=where, seeds=seeds))
+    return Picture(
+        _relative(path, beside), FIGURE_2.format(where=block_title(dataset, model), seeds=seeds)
+    )
 
 
 def _relative(path: Path, folder: Path) -> str:
