@@ -57,7 +57,7 @@ def run(config: AttackConfig) -> dict[str, Any]:
         # a row has no verdict
         if (
             record
-            and not config.fail_above
+            and config.fail_above is None
             and has_attack(record, config, groups, run_key(folder), names)
         ):
             log.info("%s was attacked (%s) already: %s", folder, config.protocol, record.path)
@@ -85,8 +85,8 @@ def run(config: AttackConfig) -> dict[str, Any]:
                 "checksums": target.checksums(),
             }
             describe_attack(result)
-            if config.fail_above:
-                result["gate"] = gate(result, config.fail_above)
+            if config.fail_above is not None:
+                result["gate"] = gate(result, str(config.fail_above))
             save(target.result, config, result)
         if record:
             add_attack(record, config, groups, result, run_key(folder) or "")

@@ -9,8 +9,9 @@ import pytest
 import attack
 import main
 from utils import cli
-from utils.config import AttackConfig, ExperimentConfig, Group, describe, identity, load_configs
+from utils.config import AttackConfig, ExperimentConfig, Group, identity, load_configs
 from utils.errors import UserError
+from utils.schema import describe
 
 PUBLISHED = {
     "target_model": "final_model.pth",

@@ -12,11 +12,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NoReturn
 
-from utils.config import AttackConfig, Choices, ExperimentConfig, describe, load_configs
+from utils.config import AttackConfig, ExperimentConfig, load_configs
 from utils.errors import UserError, in_one_line
 from utils.messages import sweep_point
 from utils.runs.logs import console
 from utils.runtime import keep_freed_memory, set_threads
+from utils.schema import Choices, describe
 
 log = logging.getLogger(__name__)
 
