@@ -21,7 +21,7 @@ import torch
 
 from data.dataset import Attribute, data_checksum, load_attribute
 from data.tables import load_embedding, load_labels
-from methods import METHODS
+from methods import METHODS, ExperimentConfig
 from models import MODELS
 from utils.audit.attackers import ATTACKERS, STRONG, battery
 from utils.audit.leakage import summarise
@@ -29,7 +29,7 @@ from utils.audit.null import gate, null_of_the_worst, verdict
 from utils.audit.protocols import Protocol
 from utils.audit.scores import out_of_sample
 from utils.cli import Command, execute
-from utils.config import AttackConfig, ExperimentConfig, Group, identity
+from utils.config import AttackConfig, Group, identity
 from utils.errors import UserError
 from utils.messages import attack_remarks, command_for, describe_attack
 from utils.reproduction import renew_report

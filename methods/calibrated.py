@@ -30,11 +30,15 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
+import pydantic
 import torch
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
+from methods.base import Method, TopScorer
 from methods.eraser import Labels, TransductiveEraser, UserTables
+from utils.schema import CHECKED, Natural, Share, key
+from utils.threads import UNCHANGED, Threads
 
 FLOOR = 1e-12
 """Eigenvalues below this share of the largest count as this share."""
@@ -52,6 +56,17 @@ MOST = 20_000
 """Users that a ridge, or a shape, is fitted on; all are moved."""
 CHUNK = 65_536
 """Users whose features are held at once."""
+
+
+@pydantic.dataclasses.dataclass(frozen=True, config=CHECKED)
+class CalibratedOptions:
+    """What calibrated can be told."""
+
+    calibrated_rho: Share = key(0.5)
+    """calibrated: how far the classes' new means are turned from the drawn directions (0) towards
+    the old differences (1), which moves the embedding least."""
+    calibrated_rounds: Natural = key(60)
+    """calibrated: rounds of its cross-fitted polish."""
 
 
 @dataclass(frozen=True)
@@ -98,13 +113,15 @@ def calibrate(
 
 
 def fit(
-    tables: UserTables, labels: Labels, rho: float, rounds: int, rng: np.random.Generator
+    tables: UserTables,
+    labels: Labels,
+    options: CalibratedOptions,
+    rng: np.random.Generator,
+    scorer: TopScorer | None = None,
+    threads: Threads = UNCHANGED,
 ) -> TransductiveEraser:
-    """The eraser of one table and one attribute; users of unknown label stay as they are.
-
-    Args:
-        tables, labels: as in every fit (see methods.eraser), here one of each.
-        rho, rounds, rng: see `calibrate`.
+    """As of every method that edits (see `methods.base.Fit`); users of unknown label stay as they
+    are. Needs no scores, and works on one thread.
 
     Raises:
         ValueError: not one table and one attribute.
@@ -113,7 +130,7 @@ def fit(
     known = classes >= 0
     users, theirs = table[known].cpu().numpy(), classes[known].cpu().numpy()
     with threadpool_limits(1):  # many small products: the same bytes everywhere, and no waiting
-        done = calibrate(users, theirs, rho, rounds, rng)
+        done = calibrate(users, theirs, options.calibrated_rho, options.calibrated_rounds, rng)
     edited = table.clone()
     edited[known] = torch.from_numpy(done.table).to(table)
     record = {"moved": done.moved, "seconds": done.seconds}
@@ -324,3 +341,6 @@ def _ridges(
         np.linalg.solve(gram - one + penalty, side - other).astype(np.float32)
         for one, other in zip(grams, sides, strict=True)
     ]
+
+
+METHOD = Method("Calibrated", CalibratedOptions, fit)

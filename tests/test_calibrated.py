@@ -5,8 +5,8 @@ import pytest
 import torch
 from threadpoolctl import threadpool_limits
 
-from methods import METHODS
 from methods.calibrated import (
+    CalibratedOptions,
     as_random_partition,
     barycentre,
     calibrate,
@@ -19,8 +19,6 @@ from tests.test_audit import CV, shifted, spread, xor
 from utils.audit.leakage import summarise
 from utils.audit.null import Worst
 from utils.audit.scores import out_of_sample
-from utils.config import ExperimentConfig
-from utils.threads import UNCHANGED
 
 ATTACKERS = ["logistic", "qda", "svm", "boosting", "knn"]
 N = 1200
@@ -154,9 +152,9 @@ def test_users_of_unknown_label_stay_and_a_seed_repeats():
     labels = torch.arange(60) % 3 - 1
 
     def edited(seed):
-        config = ExperimentConfig(method="calibrated", seed=seed)
-        arguments = (config, {"gmf": table}, {"gender": labels}, lambda: None, UNCHANGED)
-        return METHODS["calibrated"].fit(*arguments).apply({"gmf": table})["gmf"]
+        rng = np.random.default_rng(seed)
+        eraser = fit({"gmf": table}, {"gender": labels}, CalibratedOptions(), rng)
+        return eraser.apply({"gmf": table})["gmf"]
 
     first = edited(0)
     assert first.dtype == table.dtype
@@ -167,6 +165,6 @@ def test_users_of_unknown_label_stay_and_a_seed_repeats():
 
 
 def test_one_table_and_one_attribute():
-    table, labels = torch.zeros(9, 2), torch.arange(9) % 2
+    table, labels, rng = torch.zeros(9, 2), torch.arange(9) % 2, np.random.default_rng(0)
     with pytest.raises(ValueError):
-        fit({"a": table, "b": table}, {"gender": labels}, 0.5, 1, np.random.default_rng(0))
+        fit({"a": table, "b": table}, {"gender": labels}, CalibratedOptions(), rng)

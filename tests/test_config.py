@@ -8,8 +8,9 @@ import pytest
 
 import attack
 import main
+from methods import METHODS, ExperimentConfig
 from utils import cli
-from utils.config import AttackConfig, ExperimentConfig, Group, identity, load_configs
+from utils.config import AttackConfig, RunConfig, identity, load_configs
 from utils.errors import UserError
 from utils.schema import describe
 
@@ -66,9 +67,23 @@ def test_a_saved_config_is_a_config(tmp_path):
 
 
 def test_identity_takes_the_keys_of_its_groups_only():
-    keys = identity(ExperimentConfig(), [Group.POST_TRAINING])
+    keys = identity(ExperimentConfig(), [METHODS["u2u"].options])
     assert "au_trade_off" in keys
     assert not keys.keys() & {"lr", "device", "method", "threads"}
+
+
+def test_a_key_means_one_thing():
+    options = {method.options for method in METHODS.values() if method.options}
+    names = [field.name for one in (RunConfig, *options) for field in dataclasses.fields(one)]
+    assert sorted(names) == sorted({field.name for field in dataclasses.fields(ExperimentConfig)})
+    for key in ("attribute", "regularizer", "au_trade_off", "model", "dataset", "method", "seed"):
+        assert getattr(AttackConfig, key) == getattr(ExperimentConfig, key)  # the same folder
+
+
+def test_a_method_is_given_its_own_options_only():
+    config = ExperimentConfig(method="adv", adv_width=3)
+    assert METHODS["adv"].options_of(config) == METHODS["adv"].options(adv_width=3)
+    assert METHODS["original"].options_of(config) is None
 
 
 def test_help_explains_every_key(capsys):

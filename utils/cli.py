@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NoReturn
 
-from utils.config import AttackConfig, ExperimentConfig, load_configs
+from utils.config import AttackConfig, RunConfig, load_configs
 from utils.errors import UserError, in_one_line
 from utils.messages import sweep_point
 from utils.runs.logs import console
@@ -41,7 +41,7 @@ class Command:
     """
 
     program: str
-    config: type[ExperimentConfig] | type[AttackConfig]
+    config: type[RunConfig] | type[AttackConfig]
     default_config: str
     choices: Choices
     check: Callable[[Any], None]

@@ -29,7 +29,6 @@ from utils.schema import (
     Number,
     Rate,
     Registered,
-    Share,
     Text,
     Weight,
     complaint,
@@ -38,22 +37,21 @@ from utils.schema import (
 
 
 class Group(Enum):
-    """What a key has a bearing on."""
+    """What a key has a bearing on; the options of a method, a class, are a group of their own."""
 
     PLACE = "where and how fast, never the result"
     DATA = "the prepared data"
     TRAINING = "the trained recommender"
     ATTRIBUTE = "which attribute is hidden"
-    POST_TRAINING = "u2u and d2d"
-    RETRAIN = "retrain"
-    ADV = "adv"
-    CALIBRATED = "calibrated"
     ATTACK = "the attack"
 
 
+Groups = Collection[Group | type]
+
+
 @dataclass(frozen=True, config=CHECKED)
-class ExperimentConfig:
-    """configs/exp_config.json: train a recommender, then unlearn (`python main.py`)."""
+class RunConfig:
+    """The keys of every run of main.py, whatever the method; `methods.ExperimentConfig` has all."""
 
     target_model: Name = key("final_model.pth", Group.PLACE)
     """File name of the trained model's weights in a run folder."""
@@ -77,10 +75,6 @@ class ExperimentConfig:
     """Sampled negatives that a held-out positive is ranked among."""
     device: Device = key("cuda:0", Group.PLACE)
     """"cuda:N" or "cpu"; without a CUDA device everything runs on the CPU."""
-    au_trade_off: Weight = key(1e-6, Group.POST_TRAINING, sweep=True)
-    """alpha of eq. 1: weight of the regulariser against the distinguishability loss."""
-    retrain_trade_off: Weight = key(1.0, Group.RETRAIN)
-    """Weight of the MMD term in the training loss of retrain."""
 
     seed: Natural = key(0, Group.TRAINING, sweep=True)
     """Everything random in a run follows from it; the split has a seed of its own."""
@@ -100,17 +94,6 @@ class ExperimentConfig:
     """Precision of training's products: "tf32" lets a GPU's tensor cores round float32, "bf16" runs
     the model's forward pass in bfloat16 (autocast), which changes nothing in LightGCN: it has no
     product that autocast lowers. All else is float32 in any case."""
-    retrain_interval: Count = key(50, Group.RETRAIN)
-    """Batches from one MMD term of retrain to the next."""
-    adv_scale: Annotated[Weight, Field(le=1e6)] = key(0.5, Group.ADV)
-    """Scale of adv's gradient-reversal layer."""
-    adv_width: Count = key(16, Group.ADV)
-    """Hidden units of adv's adversary."""
-    calibrated_rho: Share = key(0.5, Group.CALIBRATED)
-    """calibrated: how far the classes' new means are turned from the drawn directions (0) towards
-    the old differences (1), which moves the embedding least."""
-    calibrated_rounds: Natural = key(60, Group.CALIBRATED)
-    """calibrated: rounds of its cross-fitted polish."""
     min_interactions: Count | None = key(None, Group.DATA)
     """Users and items with fewer interactions are removed, repeatedly; 1 = none are, null = the
     dataset's own (lfm-2b 120, all others 5). Every user that stays needs 3."""
@@ -135,22 +118,6 @@ class ExperimentConfig:
     same with repetition, or different items that the user has no training interaction with."""
     split_seed: Natural = key(0, Group.DATA)
     """Seed of the sampled negatives of validation and test, and of held_out "random"."""
-    regularizer: Literal["frobenius", "ranking"] = key("frobenius", Group.POST_TRAINING, sweep=True)
-    """What holds the embedding back: its distance from the original (eq. 7), or the artefact's
-    hinge on each user's original top items."""
-    unlearn_steps: Count = key(500, Group.POST_TRAINING)
-    """Full-batch steps of u2u and d2d; the last one is kept."""
-    unlearn_lr: Rate = key(0.001, Group.POST_TRAINING)
-    """Adam's learning rate in u2u and d2d."""
-    unlearn_optimizer: Literal["adam", "exact"] = key("adam", Group.POST_TRAINING)
-    """How u2u and d2d minimise: the published Adam, or the closed form that u2u has with the
-    Frobenius regulariser."""
-    unlearn_tolerance: Share = key(0.0, Group.POST_TRAINING)
-    """End as soon as the distinguishability loss is this share of its first value; 0 = never."""
-    ranking_top: Annotated[Count, Field(ge=2)] = key(20, Group.POST_TRAINING)
-    """regularizer "ranking": how many of a user's original top items keep their order."""
-    ranking_margin: Weight = key(0.05, Group.POST_TRAINING)
-    """regularizer "ranking": by how much (in logits) neighbours in that order stay apart."""
     user_embedding: Text | None = key(None, Group.PLACE)
     """Your own embedding instead of a model and a dataset: a .npy or .npz file (n_users, d)."""
     labels: Text | None = key(None, Group.PLACE)
@@ -247,7 +214,7 @@ class AttackConfig:
     """What to do when another process is at work in the same run folder: wait for it, or end."""
 
 
-Config = TypeVar("Config", bound="ExperimentConfig | AttackConfig")
+Config = TypeVar("Config", bound="RunConfig | AttackConfig")
 
 
 def load_configs(
@@ -358,10 +325,12 @@ def read_json(path: Path) -> list[dict[str, Any]]:
     return objects
 
 
-def identity(config: Any, groups: Collection[Group]) -> dict[str, Any]:
-    """The keys of these groups: two configs equal in them describe the same run."""
+def identity(config: Any, groups: Groups) -> dict[str, Any]:
+    """The config's keys of these groups: two configs equal in them describe the same run."""
+    options = [group for group in groups if isinstance(group, type)]
+    names = {field.name for one in options for field in dataclasses.fields(one)}
     return {
         field.name: getattr(config, field.name)
         for field in dataclasses.fields(config)
-        if field.metadata["group"] in groups
+        if field.metadata["group"] in groups or field.name in names
     }

@@ -26,8 +26,15 @@ Choices = Mapping[str, Collection[str]]
 """Names allowed for keys whose registry lives elsewhere, e.g. {"model": MODELS}."""
 
 
-def key(default: Any, group: Enum, *, sweep: bool = False, first: Any = dataclasses.MISSING) -> Any:
-    """A config key; `sweep` keys may be lists in JSON, every combination of which is a run.
+def key(
+    default: Any,
+    group: Enum | None = None,
+    *,
+    sweep: bool = False,
+    first: Any = dataclasses.MISSING,
+) -> Any:
+    """A config key, of a `Group` (see utils.config) or, without one, of a method's options. `sweep`
+    keys may be lists in JSON, every combination of which is a run.
 
     `first` is the default that the key came with, where that was another one: runs of before the
     key, or before its new default, are of that value (see utils.runs.folder).
