@@ -322,6 +322,8 @@ def read_json(path: Path) -> list[dict[str, Any]]:
         raise UserError(
             f'{path} must hold a JSON object {{"key": value, ...}}, or a list of such objects'
         )
+    for one in objects:
+        one.pop("$schema", None)  # says to an editor where our schema is
     return objects
 
 

@@ -55,7 +55,7 @@ def _registered(value: str, info: ValidationInfo) -> str:
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 DEVICE = r"^(cpu|cuda(:\d{1,3})?)$"
-TEXT = r"^[^\p{Cc}]+$"
+TEXT = r"^[^\x00-\x1f\x7f-\x9f]+$"
 """No control characters."""
 HINTS = {NAME: "a plain name", DEVICE: '"cpu" or "cuda:0"', TEXT: "text"}
 """What text must be, by its pattern."""
@@ -89,12 +89,34 @@ def properties(cls: type, choices: Choices) -> dict[str, dict[str, Any]]:
     known = TypeAdapter(cls).json_schema()["properties"]
     for base in reversed(cls.__mro__):  # pydantic's schema leaves out what a base class says
         for name, field in vars(base).get("__pydantic_fields__", {}).items():
-            known[name]["description"] = field.description or known[name].get("description")
+            if field.description:
+                known[name]["description"] = " ".join(field.description.split())
     for name, one in known.items():
         del one["title"]
         if name in choices:
-            one.get("items", one)["enum"] = [*choices[name]]
+            names = one.get("items", one)
+            del names["pattern"]
+            names["enum"] = [*choices[name]]
     return known
+
+
+def file_schema(cls: type, choices: Choices) -> dict[str, Any]:
+    """The JSON schema of a config file, for editors: an object, or a list of objects."""
+    known = properties(cls, choices)
+    keys: dict[str, Any] = {"$schema": {"type": "string"}}
+    for field in dataclasses.fields(cls):
+        one = known[field.name]
+        shown = {word: one.pop(word) for word in ("description", "default")}
+        if field.metadata["sweep"]:
+            one = {"type": "array", "items": one, "minItems": 1}
+        keys[field.name] = shown | ({"anyOf": [one["items"], one]} if "items" in one else one)
+    content = {"type": "object", "properties": keys, "additionalProperties": False}
+    reference = {"$ref": "#/$defs/config"}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$defs": {"config": content},
+        "anyOf": [reference, {"type": "array", "items": reference, "minItems": 1}],
+    }
 
 
 def complaint(name: str, value: Any, cls: type, choices: Choices) -> str:
@@ -141,7 +163,7 @@ def describe(cls: type, choices: Choices) -> str:
     known, lines = properties(cls, choices), []
     for field in dataclasses.fields(cls):
         lines.append(f"  {field.name} = {json.dumps(field.default)}")
-        text = " ".join(known[field.name]["description"].split())
+        text = known[field.name]["description"]
         if names := _names(known[field.name]):
             text += f" One of {_listed(names)}."
         if field.metadata["sweep"]:
