@@ -23,7 +23,7 @@ import torch
 
 from data.dataset import Attribute, data_checksum, load_attribute, load_dataset
 from data.tables import load_embedding, load_labels, load_users
-from methods import METHODS
+from methods import METHODS, ExperimentConfig
 from models import MODELS
 from utils.audit.attackers import ATTACKERS, STRONG, battery
 from utils.audit.audit import Settings, Subject, audit
@@ -35,7 +35,7 @@ from utils.audit.places import places_of_file, places_of_run
 from utils.audit.protocols import Protocol
 from utils.audit.scores import out_of_sample
 from utils.cli import Command, execute
-from utils.config import AttackConfig, ExperimentConfig, Group, identity
+from utils.config import AttackConfig, Group, identity
 from utils.errors import UserError
 from utils.messages import attack_remarks, command_for, describe_attack, describe_audit
 from utils.pages.render import html_page, markdown
@@ -69,7 +69,7 @@ def run_attack(config: AttackConfig) -> dict[str, Any]:
         # a row has no verdict
         if (
             record
-            and not config.fail_above
+            and config.fail_above is None
             and has_attack(record, config, groups, run_key(folder), names)
         ):
             log.info("%s was attacked (%s) already: %s", folder, config.protocol, record.path)
@@ -100,7 +100,7 @@ def run_attack(config: AttackConfig) -> dict[str, Any]:
                 "checksums": target.checksums(),
             }
             describe_attack(result)
-            if config.fail_above:
+            if config.fail_above is not None:
                 result["gate"] = gate(result, config.fail_above)
             save(target.result, config, result)
         if record:
@@ -146,7 +146,7 @@ def run_audit(config: AttackConfig) -> dict[str, Any]:
                 "environment": environment(torch.device("cpu")),
                 "checksums": target.checksums(),
             }
-            if config.fail_above:
+            if config.fail_above is not None:
                 result["gate"] = audit_gate(result["verdict"], config.fail_above)
             describe_audit(result)
             save_audit(target, result)

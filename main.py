@@ -12,7 +12,7 @@ if __name__ == "__main__":  # before the imports that take their time
 
     start("main")
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,16 +34,16 @@ from data.tables import (
     save_places,
     save_users,
 )
-from methods import METHODS
+from methods import METHODS, ExperimentConfig
+from methods.base import TopScorer
 from methods.eraser import Eraser, UserTables
-from methods.losses.objective import Objective
-from methods.losses.regularizers import frobenius, ranking
-from models import MODELS, Recommender, build_model, top_items
+from methods.unlearning import Eq1Options
+from models import MODELS, EmbeddingScorer, Recommender, build_model, top_items
 from models.training.loop import train
 from models.training.step import TrainingSettings
 from utils.audit.baselines import widest
 from utils.cli import Command, execute
-from utils.config import ExperimentConfig, Group, identity
+from utils.config import Group, identity
 from utils.errors import UserError
 from utils.messages import sweep_table
 from utils.metrics import evaluate_users, means
@@ -53,7 +53,7 @@ from utils.runs.folder import RunFolder, load_weights, run_path, save_weights
 from utils.runs.records import check_record, runs
 from utils.runs.session import session
 from utils.runtime import available_cores, resolve_device
-from utils.seeds import torch_generator
+from utils.seeds import numpy_generator, torch_generator
 from utils.threads import Threads
 
 RECOMMENDED = 20
@@ -163,18 +163,23 @@ def load_prepared(config: ExperimentConfig) -> tuple[Dataset, Attribute | None]:
         config.test_negatives,
     )
     hold_out_validation = config.selection == "validation"
-    groups = METHODS[config.method].groups
+    method = METHODS[config.method]
+    options, groups = method.options_of(config), method.groups
     with locked_dataset(Path(config.dataset_path), config.dataset):
         folder = prepared_folder(Path(config.dataset_path), config.dataset, settings)
         dataset = load_dataset(folder, config.dataset, hold_out_validation, config.split_seed)
         attribute = load_attribute(folder, config.attribute) if Group.ATTRIBUTE in groups else None
-    ranks = Group.POST_TRAINING in groups and config.regularizer == "ranking"
-    if ranks and config.ranking_top > dataset.n_items:
+    if ranks(options) and options.ranking_top > dataset.n_items:
         raise UserError(
-            f"ranking_top {config.ranking_top} is more than the {dataset.n_items} items of "
+            f"ranking_top {options.ranking_top} is more than the {dataset.n_items} items of "
             f"{config.dataset}; lower it"
         )
     return dataset, attribute
+
+
+def ranks(options: Any) -> bool:
+    """Whether a method with these options needs the recommender's scores."""
+    return isinstance(options, Eq1Options) and options.regularizer == "ranking"
 
 
 def fresh_model(config: ExperimentConfig, dataset: Dataset) -> Recommender:
@@ -203,10 +208,12 @@ def train_recommender(
     per_example = {"bce": 2, "bpr": 3}[config.loss]
     model.prepare_training(per_example * config.batch_size, config.propagation_mb)
     penalty = None
-    if make_penalty := METHODS[config.method].penalty:
+    method = METHODS[config.method]
+    if method.penalty:
         assert data.labels is not None
+        size, options = model.user_embedding.shape[1], method.options_of(config)
         generator = torch_generator(config.seed, "init", config.method)
-        penalty = make_penalty(config, data.labels, model.user_embedding.shape[1], generator)
+        penalty = method.penalty(data.labels, size, options, generator)
     sampler = NegativeSampler(dataset.train, dataset.n_users, dataset.n_items, config.num_ng)
     settings = TrainingSettings(
         config.lr,
@@ -248,13 +255,10 @@ def unlearn_recommender(
     name = next(iter(model.user_tables()))
     theta = model.user_embedding.detach().clone()
 
-    def regularizer() -> Objective:
-        if config.regularizer == "frobenius":
-            return frobenius(theta)
-        top = top_items(model, dataset.n_users, dataset.n_items, config.ranking_top)
-        return ranking(model.embedding_scorer(top), config.ranking_margin)
+    def scorer(top: int) -> EmbeddingScorer:
+        return model.embedding_scorer(top_items(model, dataset.n_users, dataset.n_items, top))
 
-    eraser = fit(config, {name: theta}, data, regularizer, threads)
+    eraser = fit(config, {name: theta}, data, scorer, threads)
     with torch.no_grad():
         model.user_embedding.copy_(eraser.apply({name: theta})[name])
     write_json_lines(folder.path / "metrics.jsonl", eraser.history)
@@ -270,7 +274,7 @@ def unlearn_table(
     # half precision is too coarse to add up 500 small steps in
     dtype = torch.float64 if table.dtype == "float64" else torch.float32
     tables = {"user_embedding": torch.from_numpy(table).to(resolve_device(config.device), dtype)}
-    eraser = fit(config, tables, data, lambda: frobenius(tables["user_embedding"]), threads)
+    eraser = fit(config, tables, data, None, threads)
     edited = eraser.apply(tables)["user_embedding"]
     save_embedding(folder.embedding_path, edited.cpu().numpy().astype(table.dtype))
     write_json_lines(folder.path / "metrics.jsonl", eraser.history)
@@ -281,13 +285,15 @@ def fit(
     config: ExperimentConfig,
     tables: UserTables,
     data: Data,
-    regularizer: Callable[[], Objective],
+    scorer: TopScorer | None,
     threads: Threads,
 ) -> Eraser:
     """Fit the config's post-training method to one table and the attribute."""
-    method = METHODS[config.method].fit
-    assert method is not None and data.labels is not None
-    return method(config, tables, {config.attribute: data.labels}, regularizer, threads)
+    method = METHODS[config.method]
+    assert method.fit is not None and data.labels is not None
+    labels, options = {config.attribute: data.labels}, method.options_of(config)
+    rng = numpy_generator(config.seed, config.method)
+    return method.fit(tables, labels, options, rng, scorer, threads)
 
 
 def recorded(eraser: Eraser, saved: np.dtype | str) -> dict[str, Any]:
@@ -343,18 +349,19 @@ def check_run(config: ExperimentConfig) -> None:
         raise UserError("target_model can't be \"user_embedding.npy\", the embedding's own name")
     if config.labels and not path:
         raise UserError(f"labels {config.labels} belongs to user_embedding=FILE, which is missing")
-    edits = METHODS[config.method].fit
-    if path and not (edits and config.regularizer == "frobenius" and config.labels):
+    method = METHODS[config.method]
+    options = method.options_of(config)
+    if path and not (method.fit and config.labels and not ranks(options)):
         able = ", ".join(name for name in METHODS if METHODS[name].fit)
         raise UserError(
             f"user_embedding {path} needs labels=FILE, a method that edits a finished embedding "
             f'({able}) and regularizer "frobenius": there is no model to train or to rank with'
         )
-    has_closed_form = config.method == "u2u" and config.regularizer == "frobenius"
-    if edits and config.unlearn_optimizer == "exact" and not has_closed_form:
+    exact = isinstance(options, Eq1Options) and options.unlearn_optimizer == "exact"
+    if exact and (config.method != "u2u" or ranks(options)):
         raise UserError(
-            f'method "{config.method}" with regularizer "{config.regularizer}" has no closed form, '
-            'only "u2u" with "frobenius"; take unlearn_optimizer "adam"'
+            f'method "{config.method}" with regularizer "{options.regularizer}" has no closed '
+            'form, only "u2u" with "frobenius"; take unlearn_optimizer "adam"'
         )
     if config.record:
         check_record(runs(config.record), config)

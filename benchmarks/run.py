@@ -37,7 +37,7 @@ from methods.losses.regularizers import frobenius
 from methods.unlearning import REPORT_EVERY, Optimizer, unlearn
 from models.lightgcn import LightGCN
 from models.training.step import Trainer, TrainingSettings
-from utils.config import ExperimentConfig
+from utils.config import RunConfig
 from utils.figures import save
 from utils.messages import table
 from utils.metrics import CUTOFFS, evaluate
@@ -99,7 +99,7 @@ def epoch_ours(
     size: str,
     steps: int | None,
     cuda_graphs: str = "on",
-    propagation_mb: int = ExperimentConfig.propagation_mb,
+    propagation_mb: int = RunConfig.propagation_mb,
 ) -> float:
     """Seconds of an epoch: drawing it, and all its steps or so many of them scaled to all."""
     pairs = interactions(size)

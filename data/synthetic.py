@@ -23,10 +23,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from utils.config import NAME
 from utils.errors import UserError
 from utils.runs.files import write_json
 from utils.runs.logs import console
+from utils.schema import NAME
 from utils.seeds import numpy_generator
 
 log = logging.getLogger(__name__)

@@ -5,12 +5,28 @@ perceptron predicts the attribute from the batch's user embeddings and learns to
 reversed gradient makes the embeddings unlearn what helps it.
 """
 
+from typing import Annotated
+
 import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from methods.base import Method
 from models.training.step import Penalty
+from utils.schema import CHECKED, Count, Weight, key
 
 UNKNOWN = -1
+
+
+@dataclass(frozen=True, config=CHECKED)
+class AdvOptions:
+    """What adv can be told."""
+
+    adv_scale: Annotated[Weight, Field(le=1e6)] = key(0.5)
+    """Scale of adv's gradient-reversal layer."""
+    adv_width: Count = key(16)
+    """Hidden units of adv's adversary."""
 
 
 class _Reverse(torch.autograd.Function):
@@ -72,3 +88,13 @@ class AdversaryPenalty(Penalty):
         labels = self.labels[users]
         total = nn.functional.cross_entropy(logits, labels, ignore_index=UNKNOWN, reduction="sum")
         return total / (labels != UNKNOWN).sum().clamp(min=1)
+
+
+def penalty(
+    labels: Tensor, embedding_size: int, options: AdvOptions, generator: torch.Generator
+) -> Penalty:
+    """As of every in-training method (see methods.base)."""
+    return AdversaryPenalty(labels, embedding_size, options.adv_width, options.adv_scale, generator)
+
+
+METHOD = Method("Adv-InT", AdvOptions, penalty=penalty)

@@ -30,9 +30,11 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
+import pydantic
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
+from methods.base import Method, TopScorer
 from methods.eraser import Labels, TransductiveEraser, UserTables, apart, share_moved, side_by_side
 from methods.gaussian import (
     FLOOR,
@@ -42,6 +44,8 @@ from methods.gaussian import (
     power,
     transport,
 )
+from utils.schema import CHECKED, Natural, Share, key
+from utils.threads import UNCHANGED, Threads
 
 TYLER_ROUNDS = 30
 QUANTILES = 201
@@ -56,6 +60,17 @@ MOST = 20_000
 """Users that a ridge, or a shape, is fitted on; all are moved."""
 CHUNK = 65_536
 """Users whose features are held at once."""
+
+
+@pydantic.dataclasses.dataclass(frozen=True, config=CHECKED)
+class CalibratedOptions:
+    """What calibrated can be told."""
+
+    calibrated_rho: Share = key(0.5)
+    """calibrated: how far the classes' new means are turned from the drawn directions (0) towards
+    the old differences (1), which moves the embedding least."""
+    calibrated_rounds: Natural = key(60)
+    """calibrated: rounds of its cross-fitted polish."""
 
 
 @dataclass(frozen=True)
@@ -101,19 +116,21 @@ def calibrate(
 
 
 def fit(
-    tables: UserTables, labels: Labels, rho: float, rounds: int, rng: np.random.Generator
+    tables: UserTables,
+    labels: Labels,
+    options: CalibratedOptions,
+    rng: np.random.Generator,
+    scorer: TopScorer | None = None,
+    threads: Threads = UNCHANGED,
 ) -> TransductiveEraser:
-    """The eraser of one attribute from all tables side by side; users of unknown label stay.
-
-    Args:
-        tables, labels: as in every fit (see methods.eraser), one attribute.
-        rho, rounds, rng: see `calibrate`.
+    """As of every method that edits (see `methods.base.Fit`): all tables side by side; users of
+    unknown label stay as they are. Needs no scores, and works on one thread.
     """
     (classes,) = labels.values()
     x, z = side_by_side(tables), classes.cpu().numpy()
     known = z >= 0
     with threadpool_limits(1):  # many small products: the same bytes everywhere, and no waiting
-        done = calibrate(x[known], z[known], rho, rounds, rng)
+        done = calibrate(x[known], z[known], options.calibrated_rho, options.calibrated_rounds, rng)
     x[known] = done.table
     record = {"moved": done.moved, "seconds": done.seconds}
     return TransductiveEraser(dict(tables), apart(x, tables), record, done.history)
@@ -286,3 +303,6 @@ def _ridges(
         np.linalg.solve(gram - one + penalty, side - other).astype(np.float32)
         for one, other in zip(grams, sides, strict=True)
     ]
+
+
+METHOD = Method("Calibrated", CalibratedOptions, fit)

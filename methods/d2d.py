@@ -8,11 +8,16 @@ mathematics and what is done for more than two classes.
 
 from torch import Tensor
 
+from methods.base import Method
 from methods.losses.mmd import Classes, mmd, mmd_gradient
 from methods.losses.objective import Objective
+from methods.unlearning import Eq1Options, eq1
 
 
 def distinguishability(labels: Tensor) -> Objective:
     """l_D for these labels ((n,) int64, 0 .. C-1) as a function of θ (n, K)."""
     classes = Classes.of(labels)
     return Objective(lambda theta: mmd(theta, classes), lambda theta: mmd_gradient(theta, classes))
+
+
+METHOD = Method("D2D-R", Eq1Options, eq1(distinguishability))

@@ -1,6 +1,6 @@
 """A post-training method in two steps: fit on users' tables and labels, then apply to tables.
 
-    eraser = METHODS["d2d"].fit(config, tables, labels, regularizer, threads)
+    eraser = METHODS["d2d"].fit(tables, labels, options, rng, scorer, threads)
     edited = eraser.apply(tables)
 
 A method sees vectors and labels only, which makes it usable on any recommender's tables. What a

@@ -6,10 +6,23 @@ The MMD is that of all users; as in the artefact it is added on every 50th batch
 """
 
 import torch
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from methods.base import Method
 from methods.losses.mmd import Classes, mmd, mmd_gradient
 from models.training.step import Penalty
+from utils.schema import CHECKED, Count, Weight, key
+
+
+@dataclass(frozen=True, config=CHECKED)
+class RetrainOptions:
+    """What retrain can be told."""
+
+    retrain_trade_off: Weight = key(1.0)
+    """Weight of the MMD term in the training loss of retrain."""
+    retrain_interval: Count = key(50)
+    """Batches from one MMD term of retrain to the next."""
 
 
 class _MMD(torch.autograd.Function):
@@ -47,3 +60,13 @@ class MMDPenalty(Penalty):
 
     def forward(self, user_embedding: Tensor, users: Tensor) -> Tensor:
         return self.weight * _MMD.apply(user_embedding[self.known], self.classes)
+
+
+def penalty(
+    labels: Tensor, embedding_size: int, options: RetrainOptions, generator: torch.Generator
+) -> Penalty:
+    """As of every in-training method (see methods.base)."""
+    return MMDPenalty(labels, options.retrain_trade_off, options.retrain_interval)
+
+
+METHOD = Method("Retrain", RetrainOptions, penalty=penalty)

@@ -13,7 +13,9 @@ O(NK) time and memory for any number of classes.
 import torch
 from torch import Tensor
 
+from methods.base import Method
 from methods.losses.objective import Objective
+from methods.unlearning import Eq1Options, eq1
 
 
 def distinguishability(labels: Tensor) -> Objective:
@@ -54,3 +56,6 @@ def minimiser(theta_star: Tensor, labels: Tensor, alpha: float) -> Tensor:
     theta = alpha * centred - 2 * inside[labels]
     theta = theta / (2 * (n - counts[labels]) + alpha)[:, None] + shift
     return theta.to(theta_star.dtype)
+
+
+METHOD = Method("U2U-R", Eq1Options, eq1(distinguishability))

@@ -4,18 +4,55 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import numpy as np
+import pydantic
 import torch
+from pydantic import Field
 from torch import Tensor
 from tqdm import tqdm
 
+from methods.base import Fit, TopScorer
+from methods.eraser import Labels, TransductiveEraser, UserTables
 from methods.losses.objective import Objective
+from methods.losses.regularizers import frobenius, ranking
 from utils.errors import UserError
+from utils.schema import CHECKED, Count, Rate, Share, Weight, key
 from utils.threads import UNCHANGED, Threads
 
 REPORT_EVERY = 20
 """Steps from one evaluation of the losses to the next."""
+
+
+@pydantic.dataclasses.dataclass(frozen=True, config=CHECKED)
+class Eq1Options:
+    """What u2u and d2d, the methods that minimise eq. 1, can be told."""
+
+    au_trade_off: Weight = key(1e-6, sweep=True)
+    """alpha of eq. 1: weight of the regulariser against the distinguishability loss."""
+    regularizer: Literal["frobenius", "ranking"] = key("frobenius", sweep=True)
+    """What holds the embedding back: its distance from the original (eq. 7), or the artefact's
+    hinge on each user's original top items."""
+    unlearn_steps: Count = key(500)
+    """Full-batch steps of u2u and d2d; the last one is kept."""
+    unlearn_lr: Rate = key(0.001)
+    """Adam's learning rate in u2u and d2d."""
+    unlearn_optimizer: Literal["adam", "exact"] = key("adam")
+    """How u2u and d2d minimise: the published Adam, or the closed form that u2u has with the
+    Frobenius regulariser."""
+    unlearn_tolerance: Share = key(0.0)
+    """End as soon as the distinguishability loss is this share of its first value; 0 = never."""
+    ranking_top: Annotated[Count, Field(ge=2)] = key(20)
+    """regularizer "ranking": how many of a user's original top items keep their order."""
+    ranking_margin: Weight = key(0.05)
+    """regularizer "ranking": by how much (in logits) neighbours in that order stay apart."""
+
+    def optimizer(self) -> "Optimizer":
+        """How to minimise."""
+        return Optimizer(
+            self.unlearn_optimizer, self.unlearn_steps, self.unlearn_lr, self.unlearn_tolerance
+        )
 
 
 @dataclass(frozen=True)
@@ -238,3 +275,30 @@ def _diverged(step: int, optimizer: Optimizer, history: list[dict[str, float]]) 
         f"unlearn_lr (now {optimizer.lr:g}) or au_trade_off. Last good state: the original, "
         "which is as it was"
     )
+
+
+def eq1(distinguishability: Callable[[Tensor], Objective]) -> Fit:
+    """The fit of a method that minimises eq. 1 with this l_u, a function of the labels."""
+
+    def fit(
+        tables: UserTables,
+        labels: Labels,
+        options: Eq1Options,
+        rng: np.random.Generator,
+        scorer: TopScorer | None,
+        threads: Threads,
+    ) -> TransductiveEraser:
+        ((name, theta_star),), (known,) = tables.items(), labels.values()
+        if options.regularizer == "frobenius":
+            regularizer = frobenius(theta_star)
+        else:
+            assert scorer is not None  # checked at the door
+            regularizer = ranking(scorer(options.ranking_top), options.ranking_margin)
+        alpha, optimizer = options.au_trade_off, options.optimizer()
+        done = unlearn(
+            theta_star, known, distinguishability, regularizer, alpha, optimizer, threads
+        )
+        edited = {name: done.embedding}
+        return TransductiveEraser(dict(tables), edited, done.summary(), done.history)
+
+    return fit

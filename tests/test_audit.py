@@ -159,7 +159,7 @@ def test_places_of_a_run_and_the_gates_exit_code(workspace, capsys):
     for wrong, said in (
         ("place=gmf", "holds the arrays layer0, propagated, scores; call one gmf"),
         ("fail_above=null-95", "needs a null of at least 19 permutations; add null=99"),
-        ("fail_above=high", '"null-95" or a number from 0 to 0.5'),
+        ("fail_above=0.6", 'a number at least 0 and at most 0.5 or "null-95" or null, got 0.6'),
     ):
         assert attack.main([*arguments, wrong]) == 2
         assert said in capsys.readouterr().err

@@ -110,7 +110,7 @@ MAIN = {
     "--config nowhere.json": "does not exist; name another file with --config",
 }
 ATTACK = {
-    "attack=defence": 'one of "attack", got "defence"',
+    "attack=defence": '"attack" must be "attack", got "defence"',
     "method=forget": 'one of "original"',
     "attackers=tree": 'one or a list of "mlp", "xgb"',
     "attackers=[]": "got []",

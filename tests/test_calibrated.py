@@ -5,15 +5,18 @@ import pytest
 import torch
 from threadpoolctl import threadpool_limits
 
-from methods import METHODS
-from methods.calibrated import as_random_partition, calibrate, fit, tyler_radius
+from methods.calibrated import (
+    CalibratedOptions,
+    as_random_partition,
+    calibrate,
+    fit,
+    tyler_radius,
+)
 from methods.gaussian import barycentre, covariance, transport
 from tests.test_audit import CV, shifted, spread, xor
 from utils.audit.leakage import summarise
 from utils.audit.null import Worst
 from utils.audit.scores import out_of_sample
-from utils.config import ExperimentConfig
-from utils.threads import UNCHANGED
 
 ATTACKERS = ["logistic", "qda", "svm", "boosting", "knn"]
 N = 1200
@@ -147,9 +150,9 @@ def test_users_of_unknown_label_stay_and_a_seed_repeats():
     labels = torch.arange(60) % 3 - 1
 
     def edited(seed):
-        config = ExperimentConfig(method="calibrated", seed=seed)
-        arguments = (config, {"gmf": table}, {"gender": labels}, lambda: None, UNCHANGED)
-        return METHODS["calibrated"].fit(*arguments).apply({"gmf": table})["gmf"]
+        rng = np.random.default_rng(seed)
+        eraser = fit({"gmf": table}, {"gender": labels}, CalibratedOptions(), rng)
+        return eraser.apply({"gmf": table})["gmf"]
 
     first = edited(0)
     assert first.dtype == table.dtype
@@ -168,6 +171,6 @@ def test_tables_are_taken_side_by_side():
     assert worst(x[:, :3], labels).leakage < 0.08 > worst(x[:, 3:], labels).leakage
     assert worst(x, labels).leakage > 0.15
     truth = {"gender": torch.from_numpy(labels)}
-    edited = fit(tables, truth, 0.5, 60, np.random.default_rng(1)).apply(tables)
+    edited = fit(tables, truth, CalibratedOptions(), np.random.default_rng(1)).apply(tables)
     assert [table.shape for table in edited.values()] == [(N, 3), (N, 3)]
     assert worst(torch.cat(list(edited.values()), 1).numpy(), labels).leakage < NULL

@@ -57,6 +57,7 @@ def test_both_commands_in_processes_of_their_own(workspace):
         "config.json",
         "summary.json",
         "metrics.jsonl",
+        "users.csv",
         "train_log.log",
         "attack.json",
         "train_log-attack.log",

@@ -4,13 +4,16 @@ import dataclasses
 import json
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 import attack
 import main
+from methods import METHODS, ExperimentConfig
 from utils import cli
-from utils.config import AttackConfig, ExperimentConfig, Group, describe, identity, load_configs
+from utils.config import AttackConfig, RunConfig, identity, load_configs
 from utils.errors import UserError
+from utils.schema import describe
 
 PUBLISHED = {
     "target_model": "final_model.pth",
@@ -65,9 +68,45 @@ def test_a_saved_config_is_a_config(tmp_path):
 
 
 def test_identity_takes_the_keys_of_its_groups_only():
-    keys = identity(ExperimentConfig(), [Group.POST_TRAINING])
+    keys = identity(ExperimentConfig(), [METHODS["u2u"].options])
     assert "au_trade_off" in keys
     assert not keys.keys() & {"lr", "device", "method", "threads"}
+
+
+@pytest.mark.parametrize(("program", "name"), [(main, "exp_config"), (attack, "attack_config")])
+def test_the_schemas_for_editors_are_current(program, name, tmp_path, capsys):
+    """If not: python main.py --schema > configs/exp_config.schema.json, attack.py likewise."""
+    assert program.main(["--schema"]) == 0
+    text = capsys.readouterr().out
+    assert text == (CONFIGS / f"{name}.schema.json").read_text()
+    schema = json.loads(text)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    shipped = [CONFIGS / f"{name}.json", *CONFIGS.glob("reproduce_*.json")]
+    command, kinds = program.COMMAND, []
+    for path in shipped:
+        content = json.loads(path.read_text())
+        kinds.append(jsonschema.Draft202012Validator(schema).is_valid(content))
+        assert kinds[-1] == (("attack" in path.name) == (program is attack)), path
+    assert {True, False} == set(kinds)
+    for wrong in ({"seed": []}, {"seed": [-1]}, {"sed": 1}, {"attribute": "../x"}, {"device": 0}):
+        assert not jsonschema.Draft202012Validator(schema).is_valid(wrong)
+    (tmp_path / "c.json").write_text(f'{{"$schema": "{name}.schema.json", "seed": 1}}')
+    (config,) = load(command.config, tmp_path / "c.json")
+    assert config == command.config(seed=1)
+
+
+def test_a_key_means_one_thing():
+    options = {method.options for method in METHODS.values() if method.options}
+    names = [field.name for one in (RunConfig, *options) for field in dataclasses.fields(one)]
+    assert sorted(names) == sorted({field.name for field in dataclasses.fields(ExperimentConfig)})
+    for key in ("attribute", "regularizer", "au_trade_off", "model", "dataset", "method", "seed"):
+        assert getattr(AttackConfig, key) == getattr(ExperimentConfig, key)  # the same folder
+
+
+def test_a_method_is_given_its_own_options_only():
+    config = ExperimentConfig(method="adv", adv_width=3)
+    assert METHODS["adv"].options_of(config) == METHODS["adv"].options(adv_width=3)
+    assert METHODS["original"].options_of(config) is None
 
 
 def test_help_explains_every_key(capsys):

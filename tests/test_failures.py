@@ -15,10 +15,11 @@ import torch
 
 import attack
 import main
+from methods import ExperimentConfig
 from methods.losses.objective import Objective
 from methods.unlearning import Optimizer, unlearn
 from models.training import step as trainer
-from utils.config import ExperimentConfig, Group
+from utils.config import Group
 from utils.errors import UserError, in_one_line
 from utils.messages import attack_remarks, remarks
 from utils.runs import files

@@ -16,8 +16,9 @@ import torch
 
 import attack
 import main
+from methods import ExperimentConfig
 from models.training.step import Trainer
-from utils.config import ExperimentConfig, Group
+from utils.config import Group
 from utils.runs.files import write_json
 from utils.runs.folder import RunFolder
 

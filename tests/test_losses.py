@@ -7,9 +7,9 @@ from benchmarks import naive
 from methods import METHODS, d2d, u2u
 from methods.losses.mmd import mmd, mmd_gradient
 from methods.losses.regularizers import frobenius, ranking
-from methods.unlearning import Optimizer, class_spread, unlearn
-from utils.config import ExperimentConfig
+from methods.unlearning import Eq1Options, Optimizer, class_spread, unlearn
 from utils.errors import UserError
+from utils.seeds import numpy_generator
 from utils.threads import UNCHANGED
 
 
@@ -238,9 +238,8 @@ def test_u2u_leaves_unknown_users_untouched_with_every_optimiser(optimizer):
 def test_a_transductive_eraser_edits_the_users_it_was_fitted_on_and_no_others():
     theta, labels = users(40, 3)
     tables, optimizer = {"gmf": theta}, Optimizer("adam", 3, 0.01)
-    config = ExperimentConfig(method="d2d", unlearn_steps=3, unlearn_lr=0.01)
-    arguments = ({"gender": labels}, lambda: frobenius(theta), UNCHANGED)
-    eraser = METHODS["d2d"].fit(config, tables, *arguments)
+    options, rng = Eq1Options(unlearn_steps=3, unlearn_lr=0.01), numpy_generator(0)
+    eraser = METHODS["d2d"].fit(tables, {"gender": labels}, options, rng, None, UNCHANGED)
     expected = unlearn(theta, labels, d2d.distinguishability, frobenius(theta), 1e-6, optimizer)
     edited = eraser.apply(tables)
     assert torch.equal(edited["gmf"], expected.embedding)

@@ -27,8 +27,8 @@ from data.sources.own import read_csv, read_recbole
 from data.sources.pickles import load_dict
 from data.sources.readers import PrepareSettings, read_named, read_table
 from data.tables import load_embedding, load_labels
-from methods import d2d, u2u
-from utils.config import AttackConfig, ExperimentConfig, load_configs
+from methods import ExperimentConfig, d2d, u2u
+from utils.config import AttackConfig, load_configs
 from utils.errors import UserError
 from utils.metrics import hit_and_ndcg
 from utils.runs.folder import load_weights

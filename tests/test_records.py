@@ -11,9 +11,10 @@ import pytest
 import attack
 import main
 import methods
+from methods import ExperimentConfig
 from tests.conftest import write_ml100k
 from utils.cli import _Pace
-from utils.config import AttackConfig, ExperimentConfig, Group, identity
+from utils.config import AttackConfig, Group, identity
 from utils.runs import folder, records
 from utils.runs.folder import RunFolder, first_default
 
@@ -47,15 +48,18 @@ FIRST_DEFAULTS = {
 
 def test_keys_are_made_against_the_first_defaults_for_ever():
     """Who changes a default states the first one, `key(..., first=)`: finished runs are of it."""
-    known = identity(ExperimentConfig(), set(Group) - {Group.PLACE, Group.ATTACK})
-    assert {key: first_default(key) for key in known if key in FIRST_DEFAULTS} == FIRST_DEFAULTS
+    options = {method.options for method in methods.METHODS.values() if method.options}
+    config = ExperimentConfig()
+    known = identity(config, options | set(Group) - {Group.PLACE, Group.ATTACK})
+    first = {key: first_default(config, key) for key in known if key in FIRST_DEFAULTS}
+    assert first == FIRST_DEFAULTS
 
 
 def test_a_changed_default_does_not_pass_old_runs_off_as_its_own(monkeypatch):
     groups = methods.METHODS["original"].groups
     before = RunFolder.of(ExperimentConfig(), groups, {}).key
     monkeypatch.setattr(
-        folder, "first_default", lambda key: 10 if key == "epochs" else first_default(key)
+        folder, "first_default", lambda *of: 10 if of[1] == "epochs" else first_default(*of)
     )
     assert RunFolder.of(ExperimentConfig(), groups, {}).key != before
     assert RunFolder.of(ExperimentConfig(epochs=10), groups, {}).key == before

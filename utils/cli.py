@@ -1,6 +1,7 @@
 """What both commands share: arguments, help, sweeps, and one line for what went wrong."""
 
 import argparse
+import json
 import logging
 import shlex
 import sys
@@ -12,11 +13,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NoReturn
 
-from utils.config import AttackConfig, Choices, ExperimentConfig, describe, load_configs
+from utils.config import AttackConfig, RunConfig, load_configs
 from utils.errors import UserError, in_one_line
 from utils.messages import sweep_point
 from utils.runs.logs import console
 from utils.runtime import keep_freed_memory, set_threads
+from utils.schema import Choices, describe, file_schema
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +42,7 @@ class Command:
     """
 
     program: str
-    config: type[ExperimentConfig] | type[AttackConfig]
+    config: type[RunConfig] | type[AttackConfig]
     default_config: str
     choices: Choices
     check: Callable[[Any], None]
@@ -69,6 +71,9 @@ def execute(command: Command, argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     try:
         given = _parser(command).parse_args(argv)
+        if given.schema:
+            print(json.dumps(file_schema(command.config, command.choices), indent=2))
+            return 0
         configs = load_configs(command.config, given.config, given.overrides, command.choices)
         keep_freed_memory()
         with console():
@@ -96,6 +101,9 @@ def _parser(command: Command) -> argparse.ArgumentParser:
     )
     default_config = Path(command.default_config)
     parser.add_argument("--config", type=Path, default=default_config, metavar="FILE")
+    parser.add_argument(
+        "--schema", action="store_true", help="print the JSON schema of FILE, for editors, and end"
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="override a key")
     return parser
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.audit.statistics import auc_standard_error
-from utils.config import AttackConfig, Config, ExperimentConfig
+from utils.config import AttackConfig, Config, RunConfig
 from utils.metrics import CUTOFFS
 from utils.runs.folder import embedding_path
 
@@ -34,8 +34,17 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     )
 
 
-def describe_run(summary: dict[str, Any], folder: Path, next_steps: bool = True) -> None:
-    """Log a finished run: its ranking metrics, what it cost, what comes next."""
+def describe_run(
+    summary: dict[str, Any], folder: Path, kind: type[RunConfig], next_steps: bool = True
+) -> None:
+    """Log a finished run: its ranking metrics, what it cost, what comes next.
+
+    Args:
+        summary: as in its summary.json.
+        folder: the run's.
+        kind: its config's class, whose defaults a next command leaves out.
+        next_steps: whether to name such commands.
+    """
     if "test" in summary:
         rows = [
             [metric, *(f"{summary['test'][f'{metric}@{k}']:.4f}" for k in CUTOFFS)]
@@ -63,7 +72,7 @@ def describe_run(summary: dict[str, Any], folder: Path, next_steps: bool = True)
     log.info("  %s in %.1f s", verb, summary["seconds"])
     log.info("  user embedding: %s", embedding_path(folder))
     if next_steps:
-        log.info("Next: %s", " or ".join(_next_steps(summary["config"], folder)))
+        log.info("Next: %s", " or ".join(_next_steps(summary["config"], folder, kind)))
 
 
 def remarks(summary: dict[str, Any]) -> list[str]:
@@ -170,20 +179,20 @@ def describe_audit(result: Mapping[str, Any]) -> None:
         log.info("  %s %.4f%s: %s", metric, found["all"]["mean"], kept, classes)
 
 
-def _next_steps(config: dict[str, Any], folder: Path) -> list[str]:
+def _next_steps(config: dict[str, Any], folder: Path, kind: type[RunConfig]) -> list[str]:
     """Commands that make sense after this run, naming what differs from the defaults."""
     if config["user_embedding"]:
         config = {key: config[key] for key in ("labels", "attribute")}
         config["user_embedding"] = str(embedding_path(folder))
     steps = [command_for("attack.py", AttackConfig, config)]
     if config.get("method") == "original":
-        steps.append(command_for("main.py", ExperimentConfig, config | {"method": "d2d"}))
+        steps.append(command_for("main.py", kind, config | {"method": "d2d"}))
     return steps
 
 
 def command_for(
     program: str,
-    cls: type[ExperimentConfig] | type[AttackConfig],
+    cls: type[RunConfig] | type[AttackConfig],
     values: dict[str, Any],
 ) -> str:
     """A command that names those of the values that its config has and by default has not."""

@@ -104,7 +104,7 @@ def verdict(attackers: Mapping[str, Any], null: Sequence[float]) -> dict[str, An
     }
 
 
-def gate(result: Mapping[str, Any], fail_above: str) -> str:
+def gate(result: Mapping[str, Any], fail_above: float | str) -> str:
     """The worst attacker against a leakage, or against its null: "passed" or "failed".
 
     Args:
@@ -115,11 +115,11 @@ def gate(result: Mapping[str, Any], fail_above: str) -> str:
     return _gate(leaks, Worst.of(result["attackers"]).leakage, fail_above)
 
 
-def audit_gate(verdict: Mapping[str, Any], fail_above: str) -> str:
+def audit_gate(verdict: Mapping[str, Any], fail_above: float | str) -> str:
     """The same of an audit's verdict."""
     return _gate(verdict["leaks"], verdict["leakage"], fail_above)
 
 
-def _gate(leaks: bool, leakage: float, fail_above: str) -> str:
+def _gate(leaks: bool, leakage: float, fail_above: float | str) -> str:
     failed = leaks if fail_above == "null-95" else leakage > float(fail_above)
     return "failed" if failed else "passed"

@@ -19,7 +19,7 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 
-from utils.config import AttackConfig, ExperimentConfig, Group, identity
+from utils.config import AttackConfig, Group, Groups, RunConfig, identity
 from utils.errors import UserError, first_line
 from utils.runs.files import file_checksum, free_name, read_json_object, replace_file, write_json
 from utils.runs.locks import locked
@@ -35,7 +35,7 @@ from utils.runs.locks import locked
 log = logging.getLogger(__name__)
 
 
-def run_path(config: ExperimentConfig | AttackConfig, groups: Collection[Group]) -> Path:
+def run_path(config: RunConfig | AttackConfig, groups: Groups) -> Path:
     """Where a run lives.
 
     Args:
@@ -47,12 +47,14 @@ def run_path(config: ExperimentConfig | AttackConfig, groups: Collection[Group])
         parts = ["external", Path(config.user_embedding).stem, config.method]
     else:
         parts = [config.model, config.dataset, config.method]
-    if Group.ATTRIBUTE in groups and config.attribute != default("attribute"):
+    if Group.ATTRIBUTE in groups and config.attribute != default(config, "attribute"):
         parts.append(config.attribute)
-    if Group.POST_TRAINING in groups and config.regularizer != default("regularizer"):
-        parts.append(config.regularizer)
-    if Group.POST_TRAINING in groups and config.au_trade_off != default("au_trade_off"):
-        parts.append(f"alpha-{config.au_trade_off:g}")
+    keys = identity(config, groups)
+    parts += [
+        form.format(keys[name])
+        for name, form in (("regularizer", "{}"), ("au_trade_off", "alpha-{:g}"))
+        if name in keys and keys[name] != default(config, name)
+    ]
     return Path(config.results_path).joinpath(*parts, f"seed-{config.seed}")
 
 
@@ -61,14 +63,14 @@ def embedding_path(folder: Path) -> Path:
     return folder / "weights" / "user_embedding.npy"
 
 
-def default(key: str) -> Any:
-    """The default of a key of the experiment config."""
-    return getattr(ExperimentConfig, key)
+def default(config: RunConfig | AttackConfig, key: str) -> Any:
+    """The default of one of the config's keys."""
+    return getattr(type(config), key)
 
 
-def first_default(key: str) -> Any:
-    """The default that a key of the experiment config came with."""
-    fields = {field.name: field for field in dataclasses.fields(ExperimentConfig)}
+def first_default(config: RunConfig, key: str) -> Any:
+    """The default that one of the config's keys came with."""
+    fields = {field.name: field for field in dataclasses.fields(config)}
     return fields[key].metadata["first"]
 
 
@@ -100,9 +102,7 @@ class RunFolder:
     key: str
 
     @classmethod
-    def of(
-        cls, config: ExperimentConfig, groups: Collection[Group], checksums: Mapping[str, str]
-    ) -> "RunFolder":
+    def of(cls, config: RunConfig, groups: Groups, checksums: Mapping[str, str]) -> "RunFolder":
         """The folder of this config.
 
         Args:
@@ -113,7 +113,7 @@ class RunFolder:
         # a key at its first default says nothing, so that a new key leaves finished runs valid, and
         # a new default doesn't pass them off as its own
         keys = identity(config, groups)
-        said = {key: value for key, value in keys.items() if value != first_default(key)}
+        said = {key: value for key, value in keys.items() if value != first_default(config, key)}
         depends_on = said | {"method": config.method, **checksums}
         key = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()
         return cls(run_path(config, groups), key)
@@ -169,7 +169,7 @@ class RunFolder:
         self.checkpoint.unlink(missing_ok=True)  # of a run killed between summary and this
         return summary
 
-    def start(self, config: ExperimentConfig) -> None:
+    def start(self, config: RunConfig) -> None:
         """Make room: a finished run with other settings is kept under another name; this run's
         checkpoint comes back from there.
         """

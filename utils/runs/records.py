@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.config import AttackConfig, ExperimentConfig, Group, identity
+from utils.config import AttackConfig, Group, Groups, RunConfig, identity
 from utils.errors import UserError
 from utils.runs.files import replace_file
 from utils.runs.folder import default, run_path
@@ -103,7 +103,7 @@ def attacks(folder: str | Path) -> Record:
     return Record(Path(folder) / "attacks.csv", (*which, *outcome), which)
 
 
-def check_record(record: Record, config: ExperimentConfig | AttackConfig) -> None:
+def check_record(record: Record, config: RunConfig | AttackConfig) -> None:
     """Refuse, before the work, a record that cannot take the config's results.
 
     Raises:
@@ -121,9 +121,7 @@ def short(key: str) -> str:
     return key[:16]
 
 
-def add_run(
-    record: Record, config: ExperimentConfig, groups: Collection[Group], summary: dict[str, Any]
-) -> None:
+def add_run(record: Record, config: RunConfig, groups: Groups, summary: dict[str, Any]) -> None:
     """Add a finished run.
 
     Args:
@@ -135,7 +133,7 @@ def add_run(
     others = {
         key: value
         for key, value in identity(config, groups).items()
-        if key not in WHICH and value != default(key)
+        if key not in WHICH and value != default(config, key)
     }
     outcome = {metric: summary["test"][metric] for metric in METRICS} | {
         "seconds": summary["seconds"],
@@ -150,7 +148,7 @@ def add_run(
     record.add([_text(_which(config, groups) | {"settings": settings} | outcome)])
 
 
-def find_run(record: Record, config: ExperimentConfig, key: str) -> dict[str, Any] | None:
+def find_run(record: Record, config: RunConfig, key: str) -> dict[str, Any] | None:
     """The summary of a recorded run, as far as its row has it; None if there is no row."""
     for row in record.rows():
         if row["run"] == short(key):
@@ -168,7 +166,7 @@ def find_run(record: Record, config: ExperimentConfig, key: str) -> dict[str, An
 def add_attack(
     record: Record,
     config: AttackConfig,
-    groups: Collection[Group],
+    groups: Groups,
     result: dict[str, Any],
     run: str,
 ) -> None:
@@ -202,7 +200,7 @@ def add_attack(
 def has_attack(
     record: Record,
     config: AttackConfig,
-    groups: Collection[Group],
+    groups: Groups,
     run: str | None,
     attackers: Collection[str],
 ) -> bool:
@@ -223,7 +221,7 @@ def has_attack(
     return found >= set(attackers)
 
 
-def _attack_which(config: AttackConfig, groups: Collection[Group]) -> dict[str, Any]:
+def _attack_which(config: AttackConfig, groups: Groups) -> dict[str, Any]:
     # all of a protocol's settings belong to one group; those of the other protocol say nothing
     other = {"shadow": ("folds", "repeats"), "cv": ("shadow_ratio", "draws")}[config.protocol]
     settings = {
@@ -239,16 +237,16 @@ def _attack_which(config: AttackConfig, groups: Collection[Group]) -> dict[str, 
 
 
 def _which(
-    config: ExperimentConfig | AttackConfig, groups: Collection[Group], attack: bool = False
+    config: RunConfig | AttackConfig, groups: Groups, attack: bool = False
 ) -> dict[str, Any]:
-    unlearns = Group.POST_TRAINING in groups
+    keys = identity(config, groups)
     return {
         "dataset": config.dataset,
         "model": config.model,
         "method": config.method,
         "attribute": config.attribute if attack or Group.ATTRIBUTE in groups else "",
-        "regularizer": config.regularizer if unlearns else "",
-        "au_trade_off": config.au_trade_off if unlearns else "",
+        "regularizer": keys.get("regularizer", ""),
+        "au_trade_off": keys.get("au_trade_off", ""),
         "seed": config.seed,
     }
 

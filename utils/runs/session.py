@@ -1,7 +1,7 @@
 """A run from its lock to its summary: found finished, or made now."""
 
 import logging
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from utils.config import ExperimentConfig, Group
+from utils.config import Groups, RunConfig
 from utils.messages import describe_run, remarks
 from utils.runs.folder import RunFolder
 from utils.runs.logs import log_file
@@ -33,7 +33,7 @@ class Session:
 
     def finish(
         self,
-        config: ExperimentConfig,
+        config: RunConfig,
         results: dict[str, Any],
         checksums: Mapping[str, str],
         device: torch.device,
@@ -52,8 +52,8 @@ class Session:
 
 @contextmanager
 def session(
-    config: ExperimentConfig,
-    groups: Collection[Group],
+    config: RunConfig,
+    groups: Groups,
     checksums: Mapping[str, str],
     title: str,
     asked: bool,
@@ -79,7 +79,7 @@ def session(
         if summary := folder.finished(original):
             if asked:
                 log.info("%s is done already; here is what came out.", folder.path)
-                describe_run(summary, folder.path)
+                describe_run(summary, folder.path, type(config))
             if record:
                 add_run(record, config, groups, summary)
             yield Session(folder, summary | {"config": asdict(config), "found": True})
@@ -98,6 +98,6 @@ def session(
             yield made
             forget_peak_memory()  # a method goes on whose original this was
             assert made.summary is not None
-            describe_run(made.summary, folder.path, next_steps=asked)
+            describe_run(made.summary, folder.path, type(config), next_steps=asked)
         if record:
             add_run(record, config, groups, made.summary)

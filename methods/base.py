@@ -1,0 +1,82 @@
+"""What a method is: its name in tables, its options, and what it does to a user embedding.
+
+A method acts on the finished embedding (`fit`), or in training (`penalty`); it is given its own
+options, and all that is random comes from a generator that it is given.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from methods.eraser import Eraser, Labels, UserTables
+from models.base import EmbeddingScorer
+from models.training.step import Penalty
+from utils.config import Group, RunConfig
+from utils.threads import Threads
+
+TopScorer = Callable[[int], EmbeddingScorer]
+"""How many -> scores of each user's so many best items, as a function of the user embedding."""
+
+PenaltyFactory = Callable[[Tensor, int, Any, torch.Generator], Penalty]
+"""Labels (n_users,), embedding size, options, generator -> what is added to the training loss."""
+
+
+class Fit(Protocol):
+    """Learns what to do to users' tables, now one table and one attribute.
+
+    Args:
+        tables, labels: see `methods.eraser`.
+        options: the method's.
+        rng: all that is random comes from it.
+        scorer: None where there is no recommender, only a table.
+        threads: of the work.
+    """
+
+    def __call__(
+        self,
+        tables: UserTables,
+        labels: Labels,
+        options: Any,
+        rng: np.random.Generator,
+        scorer: TopScorer | None,
+        threads: Threads,
+    ) -> Eraser: ...
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method.
+
+    Attributes:
+        title: the papers' name, for tables.
+        options: a frozen dataclass of config keys with the prefix of the method; None for none.
+        fit: of a method that edits the finished user embedding.
+        penalty: of an in-training method.
+    """
+
+    title: str
+    options: type | None = None
+    fit: Fit | None = None
+    penalty: PenaltyFactory | None = None
+
+    @property
+    def groups(self) -> frozenset[Group | type]:
+        """The config keys that its result depends on."""
+        groups: set[Group | type] = {Group.DATA, Group.TRAINING}
+        if self.fit or self.penalty:
+            groups.add(Group.ATTRIBUTE)
+        if self.options:
+            groups.add(self.options)
+        return frozenset(groups)
+
+    def options_of(self, config: RunConfig) -> Any:
+        """Its options, with the values that a `methods.ExperimentConfig` has for them."""
+        if self.options is None:
+            return None
+        names = [field.name for field in dataclasses.fields(self.options)]
+        return self.options(**{name: getattr(config, name) for name in names})
