@@ -1,7 +1,9 @@
 // A click on a column's head sorts the table's rows: upwards, downwards, as they came.
-const shown = (row, column) =>
-  [...row.cells[column].childNodes].filter((node) => node.nodeName !== "SMALL")
-    .map((node) => node.textContent).join("").trim();
+const shown = (row, column) => { // but for the small lines
+  const cell = row.cells[column].cloneNode(true);
+  cell.querySelectorAll("small").forEach((line) => line.remove());
+  return cell.textContent.trim();
+};
 const missing = (text) => text === "" || text === "–";
 
 for (const table of document.querySelectorAll("table")) {
