@@ -22,26 +22,23 @@ import numpy as np
 import torch
 
 from data.dataset import Attribute, data_checksum, load_attribute, load_dataset
-from data.tables import load_embedding, load_labels, load_users
+from data.tables import load_array, load_embedding, load_labels, load_places, load_users
 from methods import METHODS, ExperimentConfig
 from models import MODELS
 from utils.audit.attackers import ATTACKERS, STRONG, battery
 from utils.audit.audit import Settings, Subject, audit
-from utils.audit.baselines import history_baselines
+from utils.audit.baselines import history_baselines, list_vectors
 from utils.audit.leakage import summarise
 from utils.audit.null import audit_gate, gate, null_of_the_worst, verdict
-from utils.audit.page import audit_page
-from utils.audit.places import places_of_file, places_of_run
 from utils.audit.protocols import Protocol
 from utils.audit.scores import out_of_sample
 from utils.cli import Command, execute
 from utils.config import AttackConfig, Group, identity
 from utils.errors import UserError
 from utils.messages import attack_remarks, command_for, describe_attack, describe_audit
-from utils.pages.render import html_page, markdown
 from utils.reproduction import renew_report
 from utils.runs.files import file_checksum, read_json_object, replace_file, write_json
-from utils.runs.folder import embedding_path, places_path, run_path, users_path
+from utils.runs.folder import embedding_path, lists_path, places_path, run_path, users_path
 from utils.runs.locks import locked
 from utils.runs.logs import log_file
 from utils.runs.records import add_attack, attacks, check_record, has_attack
@@ -114,9 +111,9 @@ def run_audit(config: AttackConfig) -> dict[str, Any]:
     folder = run_path(config, groups)
     with locked(Path(file) if file else folder, config.busy):
         if file:
-            places = places_of_file(Path(file))
+            places = load_places(Path(file))
             target = target_file(config, Path(file), next(iter(places.values())))
-            subject = Subject(places, target.attribute, {})  # no more is known of its users
+            subject = subject_of(target.attribute, places)  # no more is known of its users
         else:
             target = target_run(config, folder)
             subject = subject_of_run(config, target)
@@ -155,6 +152,9 @@ def run_audit(config: AttackConfig) -> dict[str, Any]:
 
 def save_audit(target: "Target", result: dict[str, Any]) -> None:
     """Write audit.json, and the same as a page and as Markdown, beside attack.json's place."""
+    from utils.audit.page import audit_page  # drawing takes two seconds to import
+    from utils.pages.render import html_page, markdown
+
     name = target.result.name.removesuffix("attack.json") + "audit"
     path = target.result.with_name(f"{name}.json")
     sections = audit_page(result)
@@ -174,7 +174,12 @@ def treatment(config: AttackConfig, places: Mapping[str, np.ndarray]) -> str:
         return f"{method.title}: all vectors were trained so."
     if not method.fit:
         return "Nothing was edited."
-    return f"{method.title} edited {first}; {', '.join(others)} follow from it or stay as trained."
+    if config.scope == "embedding":
+        return (
+            f"{method.title} edited {first}; {', '.join(others)} follow from it or stay as trained."
+        )
+    edited = [name for name in places if name not in ("scores", "lists")]
+    return f"{method.title} edited {', '.join(edited)}, which are all that scores are made of."
 
 
 def subject_of_run(config: AttackConfig, target: "Target") -> Subject:
@@ -190,9 +195,9 @@ def subject_of_run(config: AttackConfig, target: "Target") -> Subject:
     if config.method != "original":
         original = run_path(replace(config, method="original"), METHODS["original"].groups)
         before = load_users(users_path(original))
-    return Subject(
-        places=places_of_run(folder, seed),
-        attribute=target.attribute,
+    return subject_of(
+        target.attribute,
+        places_of_run(folder, seed),
         baselines=history_baselines(train, dataset.n_users, dataset.n_items, seed),
         activity=np.bincount(train[:, 0], minlength=dataset.n_users),
         metrics=load_users(users_path(folder)),
@@ -284,6 +289,28 @@ def check_data(prepared: Path, folder: Path) -> None:
             f"{prepared} holds other data than {folder} was trained on; to prepare that again: "
             f"{again}"
         )
+
+
+def places_of_run(folder: Path, seed: int) -> dict[str, np.ndarray]:
+    """All places of a finished run, (n_users, d) each; of an older one the user embedding alone.
+
+    Args:
+        folder: the run's.
+        seed: of the SVD that makes vectors of lists.
+    """
+    if not places_path(folder).exists():
+        return {"user_embedding": load_embedding(embedding_path(folder))}
+    places = load_places(places_path(folder))
+    if (path := lists_path(folder)).exists():
+        places["lists"] = list_vectors(load_array(path), seed)
+    return places
+
+
+def subject_of(attribute: Attribute, places: Mapping[str, np.ndarray], **known: Any) -> Subject:
+    """Places and labels, and what else is known of the users."""
+    return Subject(
+        places, attribute.name, attribute.classes, attribute.labels, attribute.counts(), **known
+    )
 
 
 def target_run(config: AttackConfig, folder: Path) -> Target:

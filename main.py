@@ -245,22 +245,26 @@ def unlearn_recommender(
     folder: RunFolder,
     threads: Threads,
 ) -> tuple[Recommender, dict[str, Any]]:
-    """Load the finished original and edit its user embedding; all else stays as it is. Returns the
-    model and what the summary records.
+    """Load the finished original and edit the user tables of the scope; all else stays as it is.
+    Returns the model and what the summary records.
     """
     dataset = data.dataset
     assert dataset is not None
     model = fresh_model(config, dataset)
     load_weights(original.weights_path(config.target_model), model)
-    name = next(iter(model.user_tables()))
-    theta = model.user_embedding.detach().clone()
+    if config.scope == "served":
+        model.keep_served()
+    tables = {name: table.detach().clone() for name, table in model.user_tables().items()}
+    if config.scope == "embedding":
+        tables = dict([next(iter(tables.items()))])
 
     def scorer(top: int) -> EmbeddingScorer:
         return model.embedding_scorer(top_items(model, dataset.n_users, dataset.n_items, top))
 
-    eraser = fit(config, {name: theta}, data, scorer, threads)
+    eraser = fit(config, tables, data, scorer, threads)
     with torch.no_grad():
-        model.user_embedding.copy_(eraser.apply({name: theta})[name])
+        for name, edited in eraser.apply(tables).items():
+            model.user_tables()[name].copy_(edited)
     write_json_lines(folder.path / "metrics.jsonl", eraser.history)
     return model, recorded(eraser, "float32")
 
@@ -288,7 +292,7 @@ def fit(
     scorer: TopScorer | None,
     threads: Threads,
 ) -> Eraser:
-    """Fit the config's post-training method to one table and the attribute."""
+    """Fit the config's post-training method to the tables and the attribute."""
     method = METHODS[config.method]
     assert method.fit is not None and data.labels is not None
     labels, options = {config.attribute: data.labels}, method.options_of(config)
@@ -356,6 +360,10 @@ def check_run(config: ExperimentConfig) -> None:
         raise UserError(
             f"user_embedding {path} needs labels=FILE, a method that edits a finished embedding "
             f'({able}) and regularizer "frobenius": there is no model to train or to rank with'
+        )
+    if path and config.scope != "embedding":
+        raise UserError(
+            f'scope "{config.scope}" is of a recommender; user_embedding {path} is one table'
         )
     exact = isinstance(options, Eq1Options) and options.unlearn_optimizer == "exact"
     if exact and (config.method != "u2u" or ranks(options)):

@@ -92,6 +92,22 @@ def load_embedding(path: Path, name: str = "user_embedding") -> np.ndarray:
     return embedding
 
 
+def load_places(path: Path) -> dict[str, np.ndarray]:
+    """The embedding of a .npy file, or every array of a .npz file by its name.
+
+    Raises:
+        UserError: arrays with different numbers of users.
+    """
+    if path.suffix != ".npz" or len(array_names(path)) == 1:
+        return {"user_embedding": load_embedding(path)}
+    places = {name: load_embedding(path, name) for name in array_names(path)}
+    rows = {name: len(x) for name, x in places.items()}
+    if len(set(rows.values())) > 1:
+        said = ", ".join(f"{name} {count}" for name, count in rows.items())
+        raise UserError(f"{path}: arrays of different numbers of users ({said})")
+    return places
+
+
 def check_squares(path: Path, embedding: np.ndarray) -> None:
     """Refuse values whose squares, of which unlearning's losses are made, leave float32.
 

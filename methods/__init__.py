@@ -2,7 +2,7 @@
 
 from pydantic.dataclasses import dataclass
 
-from methods import adv, calibrated, d2d, retrain, u2u
+from methods import adv, barycentre, calibrated, d2d, leace, retrain, u2u
 from methods.base import Method
 from utils.config import RunConfig
 from utils.schema import CHECKED
@@ -15,6 +15,8 @@ METHODS: dict[str, Method] = {
     "d2d": d2d.METHOD,
     "retrain": retrain.METHOD,
     "adv": adv.METHOD,
+    "leace": leace.METHOD,
+    "barycentre": barycentre.METHOD,
     "calibrated": calibrated.METHOD,
 }
 

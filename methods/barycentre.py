@@ -14,11 +14,20 @@ import time
 
 import numpy as np
 
+from methods.base import Method, TopScorer
 from methods.eraser import Labels, TransductiveEraser, UserTables, apart, share_moved, side_by_side
 from methods.gaussian import barycentre, class_covariances, transport
+from utils.threads import UNCHANGED, Threads
 
 
-def fit(tables: UserTables, labels: Labels) -> TransductiveEraser:
+def fit(
+    tables: UserTables,
+    labels: Labels,
+    options: None = None,
+    rng: np.random.Generator | None = None,
+    scorer: TopScorer | None = None,
+    threads: Threads = UNCHANGED,
+) -> TransductiveEraser:
     """The eraser of one attribute from all tables side by side; users of unknown label stay."""
     start = time.perf_counter()
     (classes,) = labels.values()
@@ -49,3 +58,6 @@ def at_barycentre(x: np.ndarray, labels: np.ndarray) -> np.ndarray:
     for users, mean, own in zip(members, means, covariances, strict=True):
         edited[users] = mu + (x[users] - mean) @ transport(own, common)
     return edited
+
+
+METHOD = Method("Gaussian barycentre", fit=fit)

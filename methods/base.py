@@ -27,7 +27,7 @@ PenaltyFactory = Callable[[Tensor, int, Any, torch.Generator], Penalty]
 
 
 class Fit(Protocol):
-    """Learns what to do to users' tables, now one table and one attribute.
+    """Learns what to do to users' tables, for one attribute; several are edited side by side.
 
     Args:
         tables, labels: see `methods.eraser`.
@@ -70,6 +70,8 @@ class Method:
         groups: set[Group | type] = {Group.DATA, Group.TRAINING}
         if self.fit or self.penalty:
             groups.add(Group.ATTRIBUTE)
+        if self.fit:
+            groups.add(Group.EDITING)
         if self.options:
             groups.add(self.options)
         return frozenset(groups)

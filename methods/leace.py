@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from methods.base import Method, TopScorer
 from methods.eraser import Eraser, Labels, UserTables, apart, share_moved, side_by_side
 from utils.errors import UserError
+from utils.threads import UNCHANGED, Threads
 
 RANK_TOLERANCE = 1e-10
 """Of the largest variance or singular value: what is below is rounding."""
@@ -53,7 +55,14 @@ class AffineEraser(Eraser):
         return apart(x - (x - self.centre) @ self.projection.T, tables)
 
 
-def fit(tables: UserTables, labels: Labels) -> AffineEraser:
+def fit(
+    tables: UserTables,
+    labels: Labels,
+    options: None = None,
+    rng: np.random.Generator | None = None,
+    scorer: TopScorer | None = None,
+    threads: Threads = UNCHANGED,
+) -> AffineEraser:
     """The eraser of one attribute from all tables side by side.
 
     Args:
@@ -93,3 +102,6 @@ def least_squares(x: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.nda
     )
     u = u[:, sizes > RANK_TOLERANCE**0.5 * max(sizes.max(), RANK_TOLERANCE)]
     return centre, unwhiten @ u @ u.T @ whiten
+
+
+METHOD = Method("LEACE", fit=fit)

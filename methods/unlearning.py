@@ -288,17 +288,24 @@ def eq1(distinguishability: Callable[[Tensor], Objective]) -> Fit:
         scorer: TopScorer | None,
         threads: Threads,
     ) -> TransductiveEraser:
-        ((name, theta_star),), (known,) = tables.items(), labels.values()
+        (known,) = labels.values()
+        theta_star = torch.cat(list(tables.values()), 1)
         if options.regularizer == "frobenius":
             regularizer = frobenius(theta_star)
         else:
             assert scorer is not None  # checked at the door
+            if len(tables) > 1:
+                raise UserError(
+                    'regularizer "ranking" looks at one user table, and there are '
+                    f'{", ".join(tables)}; take scope "embedding" or regularizer "frobenius"'
+                )
             regularizer = ranking(scorer(options.ranking_top), options.ranking_margin)
         alpha, optimizer = options.au_trade_off, options.optimizer()
         done = unlearn(
             theta_star, known, distinguishability, regularizer, alpha, optimizer, threads
         )
-        edited = {name: done.embedding}
+        widths = [table.shape[1] for table in tables.values()]
+        edited = dict(zip(tables, done.embedding.split(widths, 1), strict=True))
         return TransductiveEraser(dict(tables), edited, done.summary(), done.history)
 
     return fit

@@ -175,7 +175,7 @@ class LightGCN(Recommender):
 
     @torch.no_grad()
     def scorer(self) -> Scorer:
-        user_nodes, item_nodes = self._nodes(self.user_table, self.item_table)
+        user_nodes, item_nodes = self._nodes(self.user_table.detach(), self.item_table.detach())
 
         def scores(users: Tensor, items: Tensor) -> Tensor:
             return (user_nodes[users] * item_nodes[items]).sum(-1)

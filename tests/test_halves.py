@@ -9,10 +9,9 @@ from sklearn.metrics import roc_auc_score
 
 import attack
 import main
-from utils.audit.baselines import history_baselines, widest
+from utils.audit.baselines import history_baselines, list_vectors, widest
 from utils.audit.groups import friedman_rafsky
 from utils.audit.halves import attack_places, halves, worst
-from utils.audit.places import list_vectors
 from utils.audit.statistics import (
     auc_interval,
     class_aucs,

@@ -8,6 +8,7 @@ from methods import METHODS, d2d, u2u
 from methods.losses.mmd import mmd, mmd_gradient
 from methods.losses.regularizers import frobenius, ranking
 from methods.unlearning import Eq1Options, Optimizer, class_spread, unlearn
+from models import EmbeddingScorer
 from utils.errors import UserError
 from utils.seeds import numpy_generator
 from utils.threads import UNCHANGED
@@ -167,7 +168,8 @@ def test_frobenius_against_autograd():
 def test_ranking_hinge_by_hand():
     # two users, three top items each, scores are the embedding's own entries
     theta = torch.tensor([[3.0, 2.98, 1.0], [1.0, 2.0, 0.0]])
-    loss = ranking(lambda t: t, margin=0.05)
+    scorer = EmbeddingScorer(lambda t: (t,), lambda shared, users: shared[0][users], [slice(0, 2)])
+    loss = ranking(scorer, margin=0.05)
     value, gradient = loss.value(theta), loss.gradient(theta)
     # user 0: 0.05 - 0.02, and 0; user 1: 0.05 - (1 - 2), and 0
     assert value.item() == pytest.approx(0.03 + 1.05, abs=1e-6)

@@ -43,11 +43,14 @@ class Group(Enum):
     DATA = "the prepared data"
     TRAINING = "the trained recommender"
     ATTRIBUTE = "which attribute is hidden"
+    EDITING = "which of a recommender's vectors are edited after training"
     ATTACK = "the attack"
     AUDIT = "the audit"
 
 
 Groups = Collection[Group | type]
+
+Scope = Literal["embedding", "tables", "served"]
 
 
 @dataclass(frozen=True, config=CHECKED)
@@ -119,6 +122,11 @@ class RunConfig:
     same with repetition, or different items that the user has no training interaction with."""
     split_seed: Natural = key(0, Group.DATA)
     """Seed of the sampled negatives of validation and test, and of held_out "random"."""
+    scope: Scope = key("embedding", Group.EDITING, sweep=True)
+    """What a method that edits after training edits: the user "embedding" that the papers attack,
+    all user "tables" side by side, or what is "served": then the model keeps the vectors that its
+    scores are made of instead of those that they come from (lgn: the propagated ones; layer 0 is
+    gone)."""
     user_embedding: Text | None = key(None, Group.PLACE)
     """Your own embedding instead of a model and a dataset: a .npy or .npz file (n_users, d)."""
     labels: Text | None = key(None, Group.PLACE)
@@ -174,6 +182,8 @@ class AttackConfig:
     """Regulariser of the attacked u2u or d2d run."""
     au_trade_off: Weight = key(1e-6, Group.PLACE, sweep=True)
     """Trade-off of the attacked u2u or d2d run."""
+    scope: Scope = key("embedding", Group.PLACE, sweep=True)
+    """Scope of the attacked run."""
     attackers: Attackers = key(("mlp", "xgb"), Group.PLACE)
     """The attacking classifiers; "strong" = every one of the others, which an audit takes unless
     other names are given than the published two."""

@@ -6,12 +6,11 @@ without any embedding, how many labels they need, who is found, and what the rec
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
-from data.dataset import Attribute
 from utils.audit.baselines import random_vectors
 from utils.audit.groups import friedman_rafsky
 from utils.audit.halves import Worst, attack_places, halves, worst
@@ -65,7 +64,10 @@ class Subject:
 
     Attributes:
         places: users' vectors (n, d) by place.
-        attribute: the users' labels.
+        attribute: its name.
+        classes: names of the classes, in the order of the labels.
+        labels: (n,) int64, -1 where unknown.
+        counts: users of each class, and of unknown class.
         baselines: features (n, d) by name, of what was known before any training.
         activity: (n,) interactions a user; None where they aren't known.
         metrics: a name -> (n,) value a user of the recommendations' quality; None as above.
@@ -73,8 +75,11 @@ class Subject:
     """
 
     places: Mapping[str, np.ndarray]
-    attribute: Attribute
-    baselines: Mapping[str, np.ndarray]
+    attribute: str
+    classes: tuple[str, ...]
+    labels: np.ndarray
+    counts: Mapping[str, int]
+    baselines: Mapping[str, np.ndarray] = field(default_factory=dict)
     activity: np.ndarray | None = None
     metrics: Mapping[str, np.ndarray] | None = None
     before: Mapping[str, np.ndarray] | None = None
@@ -86,7 +91,7 @@ def audit(subject: Subject, settings: Settings, jobs: int) -> dict[str, Any]:
     Raises:
         UserError: too few users of a class.
     """
-    labels, classes, seed = subject.attribute.labels, subject.attribute.classes, settings.seed
+    labels, seed = subject.labels, settings.seed
     split = halves(labels, settings.users, seed)
     first = next(iter(subject.places.values()))
     rng = numpy_generator(seed, "random vectors")
@@ -106,10 +111,10 @@ def audit(subject: Subject, settings: Settings, jobs: int) -> dict[str, Any]:
         "users": {
             "train": len(split.train),
             "test": len(split.test),
-            "of_class": subject.attribute.counts(),
+            "of_class": dict(subject.counts),
         },
-        "attribute": subject.attribute.name,
-        "classes": list(classes),
+        "attribute": subject.attribute,
+        "classes": list(subject.classes),
         "places": {
             name: {
                 "dimensions": subject.places[name].shape[1],
@@ -265,7 +270,7 @@ def _utility(subject: Subject) -> dict[str, Any]:
     """The recommendations' quality by class, and, where it is known, paired with the original's."""
     if subject.metrics is None:
         return {}
-    labels, classes = subject.attribute.labels, subject.attribute.classes
+    labels, classes = subject.labels, subject.classes
     result: dict[str, Any] = {}
     for metric in METRICS:
         values = subject.metrics[metric]

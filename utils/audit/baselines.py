@@ -58,3 +58,13 @@ def widest(matrix: np.ndarray | csr_array, seed: int) -> np.ndarray:
     directions = min(DIRECTIONS, min(matrix.shape) - 1)
     left, sizes, _ = randomized_svd(matrix, directions, random_state=seed)
     return (left * sizes).astype(np.float32)
+
+
+def list_vectors(lists: np.ndarray, seed: int) -> np.ndarray:
+    """(n_users, d): recommended items (n_users, k) as zeros and ones, in the coordinates of their
+    widest directions.
+    """
+    n, k = lists.shape
+    rows = np.repeat(np.arange(n), k)
+    shape = (n, int(lists.max()) + 1)
+    return widest(csr_array((np.ones(n * k, np.float32), (rows, lists.ravel())), shape=shape), seed)

@@ -40,8 +40,8 @@ def run_path(config: RunConfig | AttackConfig, groups: Groups) -> Path:
 
     Args:
         config: the run's config, or that of an attack on it.
-        groups: the config keys that the method's result depends on; an attribute, regulariser
-            or trade-off other than the default has a folder of its own.
+        groups: the config keys that the method's result depends on; an attribute, regulariser,
+            trade-off or scope other than the default has a folder of its own.
     """
     if config.user_embedding:
         parts = ["external", Path(config.user_embedding).stem, config.method]
@@ -55,6 +55,8 @@ def run_path(config: RunConfig | AttackConfig, groups: Groups) -> Path:
         for name, form in (("regularizer", "{}"), ("au_trade_off", "alpha-{:g}"))
         if name in keys and keys[name] != default(config, name)
     ]
+    if Group.EDITING in groups and config.scope != default(config, "scope"):
+        parts.append(f"scope-{config.scope}")
     return Path(config.results_path).joinpath(*parts, f"seed-{config.seed}")
 
 
