@@ -34,7 +34,7 @@ from models import MODELS, EmbeddingScorer, Recommender, build_model, top_items
 from models.training.loop import train
 from models.training.step import TrainingSettings
 from utils.cli import Command, execute
-from utils.config import Group, identity
+from utils.config import Group, RunConfig, identity
 from utils.errors import UserError
 from utils.messages import sweep_table
 from utils.metrics import evaluate
@@ -48,7 +48,7 @@ from utils.seeds import numpy_generator, torch_generator
 from utils.threads import Threads
 
 
-def run(config: ExperimentConfig, asked: bool = True) -> dict[str, Any]:
+def run(config: RunConfig, asked: bool = True) -> dict[str, Any]:
     """One run from its config to its folder; returns the summary. A finished run is not redone
     (its summary has the key "found").
 
@@ -113,7 +113,7 @@ class Data:
         return {"sizes": sizes, "users_of_class": counts}
 
 
-def load(config: ExperimentConfig, device: torch.device) -> Data:
+def load(config: RunConfig, device: torch.device) -> Data:
     """Read the dataset, fetched and prepared if need be, or the embedding of a file; and the labels
     if the method needs them.
     """
@@ -135,7 +135,7 @@ def load(config: ExperimentConfig, device: torch.device) -> Data:
     return Data(dataset, table, attribute, labels, checksums | {"labels": attribute.checksum})
 
 
-def load_prepared(config: ExperimentConfig) -> tuple[Dataset, Attribute | None]:
+def load_prepared(config: RunConfig) -> tuple[Dataset, Attribute | None]:
     """Fetch and prepare the dataset if need be, then read it."""
     settings = PrepareSettings(
         config.min_interactions or default_min_interactions(config.dataset),
@@ -169,7 +169,7 @@ def ranks(options: Any) -> bool:
     return isinstance(options, Eq1Options) and options.regularizer == "ranking"
 
 
-def fresh_model(config: ExperimentConfig, dataset: Dataset) -> Recommender:
+def fresh_model(config: RunConfig, dataset: Dataset) -> Recommender:
     """The recommender before training; the same on every device."""
 
     def graph() -> Tensor:
@@ -184,7 +184,7 @@ def fresh_model(config: ExperimentConfig, dataset: Dataset) -> Recommender:
 
 
 def train_recommender(
-    config: ExperimentConfig, data: Data, folder: RunFolder, threads: Threads
+    config: RunConfig, data: Data, folder: RunFolder, threads: Threads
 ) -> tuple[Recommender, dict[str, Any]]:
     """Train from scratch, or go on from the folder's checkpoint; an in-training method adds its
     penalty. Returns the model and what the summary records.
@@ -218,7 +218,7 @@ def train_recommender(
     return model, trained.summary() | path
 
 
-def original_folder(config: ExperimentConfig, data: Data) -> RunFolder:
+def original_folder(config: RunConfig, data: Data) -> RunFolder:
     """Of the run that a post-training method starts from."""
     assert data.dataset is not None
     original = replace(config, method="original")
@@ -226,7 +226,7 @@ def original_folder(config: ExperimentConfig, data: Data) -> RunFolder:
 
 
 def unlearn_recommender(
-    config: ExperimentConfig,
+    config: RunConfig,
     data: Data,
     original: RunFolder,
     folder: RunFolder,
@@ -253,7 +253,7 @@ def unlearn_recommender(
 
 
 def unlearn_table(
-    config: ExperimentConfig, data: Data, folder: RunFolder, threads: Threads
+    config: RunConfig, data: Data, folder: RunFolder, threads: Threads
 ) -> dict[str, Any]:
     """Edit somebody else's embedding and save it; returns what the summary records."""
     table = data.table
@@ -269,7 +269,7 @@ def unlearn_table(
 
 
 def fit(
-    config: ExperimentConfig,
+    config: RunConfig,
     tables: UserTables,
     data: Data,
     scorer: TopScorer | None,
@@ -289,7 +289,7 @@ def recorded(eraser: Eraser, saved: np.dtype | str) -> dict[str, Any]:
     return eraser.record | rounding
 
 
-def save(config: ExperimentConfig, model: Recommender, folder: RunFolder) -> None:
+def save(config: RunConfig, model: Recommender, folder: RunFolder) -> None:
     """The weights, the user embedding by itself, and all places where a user has a vector."""
     save_weights(folder.weights_path(config.target_model), model.state_dict())
     save_embedding(folder.embedding_path, model.user_embedding.detach().cpu().numpy())
@@ -297,7 +297,7 @@ def save(config: ExperimentConfig, model: Recommender, folder: RunFolder) -> Non
     save_places(folder.places_path, {k: v.detach().cpu().numpy() for k, v in places.items()})
 
 
-def check_run(config: ExperimentConfig) -> None:
+def check_run(config: RunConfig) -> None:
     """Refuse keys that make no sense together, and a record that isn't one.
 
     Raises:
@@ -327,13 +327,13 @@ def check_run(config: ExperimentConfig) -> None:
         check_record(runs(config.record), config)
 
 
-def same(config: ExperimentConfig) -> str:
+def same(config: RunConfig) -> str:
     """What tells a run apart within a sweep."""
     groups = METHODS[config.method].groups
     return f"{run_path(config, groups)} {identity(config, groups)}"
 
 
-def close(summaries: list[dict[str, Any]], config: ExperimentConfig) -> None:
+def close(summaries: list[dict[str, Any]], config: RunConfig) -> None:
     """Show a sweep's results, and renew the report beside its record."""
     sweep_table(summaries)
     renew_report(config.record)

@@ -38,7 +38,7 @@ from tqdm import tqdm
 from methods.base import Method, TopScorer
 from methods.eraser import Labels, TransductiveEraser, UserTables
 from utils.schema import CHECKED, Natural, Share, key
-from utils.threads import UNCHANGED, Threads
+from utils.threads import Threads
 
 FLOOR = 1e-12
 """Eigenvalues below this share of the largest count as this share."""
@@ -117,8 +117,8 @@ def fit(
     labels: Labels,
     options: CalibratedOptions,
     rng: np.random.Generator,
-    scorer: TopScorer | None = None,
-    threads: Threads = UNCHANGED,
+    scorer: TopScorer | None,
+    threads: Threads,
 ) -> TransductiveEraser:
     """As of every method that edits (see `methods.base.Fit`); users of unknown label stay as they
     are. Needs no scores, and works on one thread.

@@ -19,6 +19,7 @@ from tests.test_audit import CV, shifted, spread, xor
 from utils.audit.leakage import summarise
 from utils.audit.null import Worst
 from utils.audit.scores import out_of_sample
+from utils.threads import UNCHANGED
 
 ATTACKERS = ["logistic", "qda", "svm", "boosting", "knn"]
 N = 1200
@@ -153,7 +154,8 @@ def test_users_of_unknown_label_stay_and_a_seed_repeats():
 
     def edited(seed):
         rng = np.random.default_rng(seed)
-        eraser = fit({"gmf": table}, {"gender": labels}, CalibratedOptions(), rng)
+        arguments = ({"gmf": table}, {"gender": labels}, CalibratedOptions(), rng, None, UNCHANGED)
+        eraser = fit(*arguments)
         return eraser.apply({"gmf": table})["gmf"]
 
     first = edited(0)
@@ -165,6 +167,7 @@ def test_users_of_unknown_label_stay_and_a_seed_repeats():
 
 
 def test_one_table_and_one_attribute():
-    table, labels, rng = torch.zeros(9, 2), torch.arange(9) % 2, np.random.default_rng(0)
+    table, labels = torch.zeros(9, 2), torch.arange(9) % 2
+    rest = CalibratedOptions(), np.random.default_rng(0), None, UNCHANGED
     with pytest.raises(ValueError):
-        fit({"a": table, "b": table}, {"gender": labels}, CalibratedOptions(), rng)
+        fit({"a": table, "b": table}, {"gender": labels}, *rest)
