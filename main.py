@@ -43,7 +43,7 @@ from models.training.loop import train
 from models.training.step import TrainingSettings
 from utils.audit.baselines import widest
 from utils.cli import Command, execute
-from utils.config import Group, identity
+from utils.config import Group, RunConfig, identity
 from utils.errors import UserError
 from utils.messages import sweep_table
 from utils.metrics import evaluate_users, means
@@ -62,7 +62,7 @@ MOST_SCORES = 2**27
 """Scores of users and items that are held at once: 512 MiB."""
 
 
-def run(config: ExperimentConfig, asked: bool = True) -> dict[str, Any]:
+def run(config: RunConfig, asked: bool = True) -> dict[str, Any]:
     """One run from its config to its folder; returns the summary. A finished run is not redone
     (its summary has the key "found").
 
@@ -126,7 +126,7 @@ class Data:
         return {"sizes": sizes, "users_of_class": counts}
 
 
-def load(config: ExperimentConfig, device: torch.device) -> Data:
+def load(config: RunConfig, device: torch.device) -> Data:
     """Read the dataset, fetched and prepared if need be, or the embedding of a file; and the labels
     if the method needs them.
     """
@@ -148,7 +148,7 @@ def load(config: ExperimentConfig, device: torch.device) -> Data:
     return Data(dataset, table, attribute, labels, checksums | {"labels": attribute.checksum})
 
 
-def load_prepared(config: ExperimentConfig) -> tuple[Dataset, Attribute | None]:
+def load_prepared(config: RunConfig) -> tuple[Dataset, Attribute | None]:
     """Fetch and prepare the dataset if need be, then read it."""
     settings = PrepareSettings(
         config.min_interactions or default_min_interactions(config.dataset),
@@ -182,7 +182,7 @@ def ranks(options: Any) -> bool:
     return isinstance(options, Eq1Options) and options.regularizer == "ranking"
 
 
-def fresh_model(config: ExperimentConfig, dataset: Dataset) -> Recommender:
+def fresh_model(config: RunConfig, dataset: Dataset) -> Recommender:
     """The recommender before training; the same on every device."""
 
     def graph() -> Tensor:
@@ -197,7 +197,7 @@ def fresh_model(config: ExperimentConfig, dataset: Dataset) -> Recommender:
 
 
 def train_recommender(
-    config: ExperimentConfig, data: Data, folder: RunFolder, threads: Threads
+    config: RunConfig, data: Data, folder: RunFolder, threads: Threads
 ) -> tuple[Recommender, dict[str, Any]]:
     """Train from scratch, or go on from the folder's checkpoint; an in-training method adds its
     penalty. Returns the model and what the summary records.
@@ -231,7 +231,7 @@ def train_recommender(
     return model, trained.summary() | path
 
 
-def original_folder(config: ExperimentConfig, data: Data) -> RunFolder:
+def original_folder(config: RunConfig, data: Data) -> RunFolder:
     """Of the run that a post-training method starts from."""
     assert data.dataset is not None
     original = replace(config, method="original")
@@ -239,7 +239,7 @@ def original_folder(config: ExperimentConfig, data: Data) -> RunFolder:
 
 
 def unlearn_recommender(
-    config: ExperimentConfig,
+    config: RunConfig,
     data: Data,
     original: RunFolder,
     folder: RunFolder,
@@ -270,7 +270,7 @@ def unlearn_recommender(
 
 
 def unlearn_table(
-    config: ExperimentConfig, data: Data, folder: RunFolder, threads: Threads
+    config: RunConfig, data: Data, folder: RunFolder, threads: Threads
 ) -> dict[str, Any]:
     """Edit somebody else's embedding and save it; returns what the summary records."""
     table = data.table
@@ -286,7 +286,7 @@ def unlearn_table(
 
 
 def fit(
-    config: ExperimentConfig,
+    config: RunConfig,
     tables: UserTables,
     data: Data,
     scorer: TopScorer | None,
@@ -307,7 +307,7 @@ def recorded(eraser: Eraser, saved: np.dtype | str) -> dict[str, Any]:
 
 
 def save(
-    config: ExperimentConfig, model: Recommender, dataset: Dataset, folder: RunFolder
+    config: RunConfig, model: Recommender, dataset: Dataset, folder: RunFolder
 ) -> dict[str, float]:
     """The weights, the user embedding by itself, and all else that is made of a user: the vectors
     of every place, the recommended items, the test metrics. Returns these metrics' means.
@@ -341,7 +341,7 @@ def scores_of_users(model: Recommender, dataset: Dataset, seed: int) -> np.ndarr
     return widest((scores - scores.mean(0)).cpu().numpy(), seed)
 
 
-def check_run(config: ExperimentConfig) -> None:
+def check_run(config: RunConfig) -> None:
     """Refuse keys that make no sense together, and a record that isn't one.
 
     Raises:
@@ -375,13 +375,13 @@ def check_run(config: ExperimentConfig) -> None:
         check_record(runs(config.record), config)
 
 
-def same(config: ExperimentConfig) -> str:
+def same(config: RunConfig) -> str:
     """What tells a run apart within a sweep."""
     groups = METHODS[config.method].groups
     return f"{run_path(config, groups)} {identity(config, groups)}"
 
 
-def close(summaries: list[dict[str, Any]], config: ExperimentConfig) -> None:
+def close(summaries: list[dict[str, Any]], config: RunConfig) -> None:
     """Show a sweep's results, and renew the report beside its record."""
     sweep_table(summaries)
     renew_report(config.record)

@@ -17,16 +17,16 @@ import numpy as np
 from methods.base import Method, TopScorer
 from methods.eraser import Labels, TransductiveEraser, UserTables, apart, share_moved, side_by_side
 from methods.gaussian import barycentre, class_covariances, transport
-from utils.threads import UNCHANGED, Threads
+from utils.threads import Threads
 
 
 def fit(
     tables: UserTables,
     labels: Labels,
-    options: None = None,
-    rng: np.random.Generator | None = None,
-    scorer: TopScorer | None = None,
-    threads: Threads = UNCHANGED,
+    options: None,
+    rng: np.random.Generator,
+    scorer: TopScorer | None,
+    threads: Threads,
 ) -> TransductiveEraser:
     """The eraser of one attribute from all tables side by side; users of unknown label stay."""
     start = time.perf_counter()

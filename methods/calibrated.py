@@ -45,7 +45,7 @@ from methods.gaussian import (
     transport,
 )
 from utils.schema import CHECKED, Natural, Share, key
-from utils.threads import UNCHANGED, Threads
+from utils.threads import Threads
 
 TYLER_ROUNDS = 30
 QUANTILES = 201
@@ -120,8 +120,8 @@ def fit(
     labels: Labels,
     options: CalibratedOptions,
     rng: np.random.Generator,
-    scorer: TopScorer | None = None,
-    threads: Threads = UNCHANGED,
+    scorer: TopScorer | None,
+    threads: Threads,
 ) -> TransductiveEraser:
     """As of every method that edits (see `methods.base.Fit`): all tables side by side; users of
     unknown label stay as they are. Needs no scores, and works on one thread.

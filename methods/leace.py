@@ -19,7 +19,7 @@ from torch import Tensor
 from methods.base import Method, TopScorer
 from methods.eraser import Eraser, Labels, UserTables, apart, share_moved, side_by_side
 from utils.errors import UserError
-from utils.threads import UNCHANGED, Threads
+from utils.threads import Threads
 
 RANK_TOLERANCE = 1e-10
 """Of the largest variance or singular value: what is below is rounding."""
@@ -58,10 +58,10 @@ class AffineEraser(Eraser):
 def fit(
     tables: UserTables,
     labels: Labels,
-    options: None = None,
-    rng: np.random.Generator | None = None,
-    scorer: TopScorer | None = None,
-    threads: Threads = UNCHANGED,
+    options: None,
+    rng: np.random.Generator,
+    scorer: TopScorer | None,
+    threads: Threads,
 ) -> AffineEraser:
     """The eraser of one attribute from all tables side by side.
 

@@ -17,6 +17,7 @@ from tests.test_audit import CV, shifted, spread, xor
 from utils.audit.leakage import summarise
 from utils.audit.null import Worst
 from utils.audit.scores import out_of_sample
+from utils.threads import UNCHANGED
 
 ATTACKERS = ["logistic", "qda", "svm", "boosting", "knn"]
 N = 1200
@@ -151,7 +152,8 @@ def test_users_of_unknown_label_stay_and_a_seed_repeats():
 
     def edited(seed):
         rng = np.random.default_rng(seed)
-        eraser = fit({"gmf": table}, {"gender": labels}, CalibratedOptions(), rng)
+        arguments = ({"gmf": table}, {"gender": labels}, CalibratedOptions(), rng, None, UNCHANGED)
+        eraser = fit(*arguments)
         return eraser.apply({"gmf": table})["gmf"]
 
     first = edited(0)
@@ -171,6 +173,8 @@ def test_tables_are_taken_side_by_side():
     assert worst(x[:, :3], labels).leakage < 0.08 > worst(x[:, 3:], labels).leakage
     assert worst(x, labels).leakage > 0.15
     truth = {"gender": torch.from_numpy(labels)}
-    edited = fit(tables, truth, CalibratedOptions(), np.random.default_rng(1)).apply(tables)
+    edited = fit(
+        tables, truth, CalibratedOptions(), np.random.default_rng(1), None, UNCHANGED
+    ).apply(tables)
     assert [table.shape for table in edited.values()] == [(N, 3), (N, 3)]
     assert worst(torch.cat(list(edited.values()), 1).numpy(), labels).leakage < NULL

@@ -10,6 +10,7 @@ from sklearn.metrics import log_loss
 from methods import barycentre, leace
 from methods.gaussian import covariance
 from utils.errors import UserError
+from utils.threads import UNCHANGED
 
 
 def planted(n=600, d=5, classes=3, seed=0):
@@ -27,7 +28,8 @@ def tables_of(x, *names):
 
 def fitted(method, x, labels, *names):
     tables = tables_of(x, *names)
-    eraser = method.fit(tables, {"gender": torch.from_numpy(labels)})
+    truth, rng = {"gender": torch.from_numpy(labels)}, np.random.default_rng(0)
+    eraser = method.fit(tables, truth, None, rng, None, UNCHANGED)
     return eraser, torch.cat(list(eraser.apply(tables).values()), 1).numpy()
 
 

@@ -23,6 +23,7 @@ from utils.schema import (
     Choices,
     Count,
     Device,
+    Leakage,
     Model,
     Name,
     Natural,
@@ -37,7 +38,7 @@ from utils.schema import (
 
 
 class Group(Enum):
-    """What a key has a bearing on; the options of a method, a class, are a group of their own."""
+    """What a key has a bearing on."""
 
     PLACE = "where and how fast, never the result"
     DATA = "the prepared data"
@@ -49,6 +50,7 @@ class Group(Enum):
 
 
 Groups = Collection[Group | type]
+"""What a method's result depends on: keys of a group, and the options of the method, a class."""
 
 Scope = Literal["embedding", "tables", "served"]
 
@@ -193,9 +195,7 @@ class AttackConfig:
     null: Annotated[Natural, Field(le=9999)] = key(0, Group.ATTACK)
     """Permutations of the labels on which the whole attack is repeated: what the worst attacker
     finds where there is nothing to find. 99 take 99 times as long; 0 = no verdict."""
-    fail_above: Annotated[Number, Field(ge=0, le=0.5)] | Literal["null-95"] | None = key(
-        None, Group.PLACE
-    )
+    fail_above: Leakage | Literal["null-95"] | None = key(None, Group.PLACE)
     """Exit code 3 where the worst attacker's leakage |AUC - 0.5| is above this number, or above the
     95th percentile of the null ("null-95"); null = never."""
     audit_users: Annotated[Count, Field(ge=8)] = key(20_000, Group.AUDIT)
