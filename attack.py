@@ -96,10 +96,11 @@ def run_attack(config: AttackConfig) -> dict[str, Any]:
                 "environment": environment(torch.device("cpu")),
                 "checksums": target.checksums(),
             }
-            describe_attack(result)
             if config.fail_above is not None:
                 result["gate"] = gate(result, config.fail_above)
-            save(target.result, config, result)
+            save(target.result, config, result)  # before printing: nobody may be reading
+            describe_attack(result)
+            log.info("  saved in %s", target.result)
         if record:
             add_attack(record, config, groups, result, run_key(folder) or "")
     return result
@@ -145,13 +146,14 @@ def run_audit(config: AttackConfig) -> dict[str, Any]:
             }
             if config.fail_above is not None:
                 result["gate"] = audit_gate(result["verdict"], config.fail_above)
+            page = save_audit(target, result)
             describe_audit(result)
-            save_audit(target, result)
+            log.info("  the page: %s", page)
     return result
 
 
-def save_audit(target: "Target", result: dict[str, Any]) -> None:
-    """Write audit.json, and the same as a page and as Markdown, beside attack.json's place."""
+def save_audit(target: "Target", result: dict[str, Any]) -> Path:
+    """Write audit.json, and the same as a page and as Markdown; returns the page's path."""
     from utils.audit.page import audit_page  # drawing takes two seconds to import
     from utils.pages.render import html_page, markdown
 
@@ -162,7 +164,7 @@ def save_audit(target: "Target", result: dict[str, Any]) -> None:
     for ending, text in ((".html", html_page(sections)), (".md", markdown(sections))):
         with replace_file(path.with_suffix(ending)) as opened:
             opened.write(text.encode())
-    log.info("  saved in %s; to read: %s", path, path.with_suffix(".html"))
+    return path.with_suffix(".html")
 
 
 def treatment(config: AttackConfig, places: Mapping[str, np.ndarray]) -> str:
@@ -371,7 +373,6 @@ def save(path: Path, config: AttackConfig, result: dict[str, Any]) -> None:
         new["attackers"] = old["attackers"] | new["attackers"]
     content[entry(config)] = new
     write_json(path, content)
-    log.info("  saved in %s", path)
 
 
 def check(config: AttackConfig) -> None:

@@ -186,7 +186,10 @@ def as_random_partition(
         group = pool_v[groups == c]
         drawn = to_white @ (group.mean(0) - mu)
         drawn = _turned(drawn, to_white @ (means[c] - mu), rho)
-        target = (1 - shrink[c]) * covariance(group) + shrink[c] * s
+        # of its own covariance's chance part the class keeps the share that was shrunk, g; with
+        # sqrt(1 - g²) of the group's it varies as much as a random group's
+        share = np.sqrt(1 - shrink[c] ** 2)
+        target = share * covariance(group) + (1 - share) * s
         centred = v[users] - means[c]
         new_v[users] = mu + from_white @ drawn + centred @ transport(covariances[c], target)
     return new_v, new_radius

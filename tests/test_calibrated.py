@@ -93,6 +93,24 @@ def test_classes_get_the_moments_of_a_random_partition():
     )
 
 
+def test_a_class_of_few_users_differs_in_covariance_as_random_groups_do():
+    """Fewer than 4 d users: neither more nor less, or a quadratic attacker finds it, or flips it."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], [280, 120])
+
+    def difference(v, of):
+        return np.linalg.norm(covariance(v[of == 1]) - covariance(v[of == 0]))
+
+    ratios = []
+    for draw in range(5):
+        v = rng.normal(size=(400, 60)) * np.where(labels == 1, 1.4, 1.0)[:, None]
+        new, _ = as_random_partition(v, np.ones(400), labels, 0.5, np.random.default_rng(draw))
+        by_chance = np.mean([difference(new, rng.permutation(labels)) for _ in range(20)])
+        assert difference(v, labels) > 1.5 * by_chance
+        ratios.append(difference(new, labels) / by_chance)
+    assert np.mean(ratios) == pytest.approx(1, abs=0.1)
+
+
 def test_rho_keeps_the_length_of_the_drawn_mean_and_turns_it():
     rng = np.random.default_rng(0)
     labels = np.repeat([0, 1], 200)

@@ -71,22 +71,22 @@ def logistic(protocol: str, seed: int) -> ClassifierMixin:
 
 
 class _Quadratic(QuadraticDiscriminantAnalysis):
-    """Takes the nearest mean where it knows a single user of a class, who has no covariance."""
+    """Takes the nearest mean where it knows too few users of a class for a covariance."""
 
     def fit(self, X: Any, y: Any) -> Any:
-        if np.unique(y, return_counts=True)[1].min() > 1:
+        self.nearest_ = None
+        try:
             return super().fit(X, y)
-        self.nearest_ = GaussianNB(var_smoothing=1.0).fit(X, y)
-        self.classes_ = self.nearest_.classes_
-        return self
+        except (ValueError, np.linalg.LinAlgError):  # one user of a class, or two alike
+            self.nearest_ = GaussianNB(var_smoothing=1.0).fit(X, y)
+            self.classes_ = self.nearest_.classes_
+            return self
 
     def predict(self, X: Any) -> Any:
-        return self.nearest_.predict(X) if hasattr(self, "nearest_") else super().predict(X)
+        return self.nearest_.predict(X) if self.nearest_ else super().predict(X)
 
     def predict_proba(self, X: Any) -> Any:
-        if hasattr(self, "nearest_"):
-            return self.nearest_.predict_proba(X)
-        return super().predict_proba(X)
+        return self.nearest_.predict_proba(X) if self.nearest_ else super().predict_proba(X)
 
 
 def qda(protocol: str, seed: int) -> ClassifierMixin:
