@@ -41,7 +41,15 @@ from utils.runs.files import file_checksum, read_json_object, replace_file, writ
 from utils.runs.folder import embedding_path, lists_path, places_path, run_path, users_path
 from utils.runs.locks import locked
 from utils.runs.logs import log_file
-from utils.runs.records import add_attack, attacks, check_record, has_attack
+from utils.runs.records import (
+    add_attack,
+    add_audit,
+    attacks,
+    audits,
+    check_record,
+    has_attack,
+    has_audit,
+)
 from utils.runtime import available_cores, environment
 
 log = logging.getLogger(__name__)
@@ -110,7 +118,15 @@ def run_audit(config: AttackConfig) -> dict[str, Any]:
     """Audit a run, or the arrays of a file."""
     file, groups = config.user_embedding, METHODS[config.method].groups
     folder = run_path(config, groups)
+    record = audits(config.record) if config.record else None
     with locked(Path(file) if file else folder, config.busy):
+        if (
+            record
+            and config.fail_above is None
+            and has_audit(record, config, groups, run_key(folder))
+        ):
+            log.info("%s was audited already: %s", folder, record.path)
+            return {"found": True}
         if file:
             places = load_places(Path(file))
             target = target_file(config, Path(file), next(iter(places.values())))
@@ -149,6 +165,8 @@ def run_audit(config: AttackConfig) -> dict[str, Any]:
             page = save_audit(target, result)
             describe_audit(result)
             log.info("  the page: %s", page)
+        if record:
+            add_audit(record, config, groups, result, run_key(folder) or "")
     return result
 
 
@@ -388,10 +406,6 @@ def check(config: AttackConfig) -> None:
             f"place {config.place} is of a run of main.py; user_embedding {config.user_embedding} "
             "is the place itself: leave place out"
         )
-    if config.attack == "audit" and config.record:
-        raise UserError(
-            f"record {config.record} is for attacks; an audit writes its own audit.json"
-        )
     if config.attack == "audit" and config.place != DEFAULT_PLACE:
         raise UserError(f"place {config.place} is for attacks; an audit takes every place")
     if (
@@ -404,7 +418,8 @@ def check(config: AttackConfig) -> None:
             "null=99"
         )
     if config.record:
-        check_record(attacks(config.record), config)
+        make = audits if config.attack == "audit" else attacks
+        check_record(make(config.record), config)
 
 
 def same(config: AttackConfig) -> str:

@@ -94,7 +94,7 @@ def test_classes_get_the_moments_of_a_random_partition():
 
 
 def test_a_class_of_few_users_differs_in_covariance_as_random_groups_do():
-    """Fewer than 4 d users: neither more nor less, or a quadratic attacker finds it, or flips it."""
+    """Fewer than 4 d users. More, and a quadratic attacker finds it; less, and it flips it."""
     rng = np.random.default_rng(0)
     labels = np.repeat([0, 1], [280, 120])
 

@@ -1,6 +1,7 @@
 """The audit's protocol: AUCs, intervals and the exact null of the worst; and the audit itself."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -259,3 +260,16 @@ def test_an_audit_gates_on_its_own_null(workspace):
     assert (result["verdict"]["place"], result["gate"]) == ("second", "failed")
     assert attack.main([*command, "user_embedding=untold.npy"]) == 0
     assert attack.main([*command, "user_embedding=untold.npy", "record=somewhere"]) == 2
+
+
+def test_a_recorded_audit_is_not_done_again(workspace, capsys):
+    assert main.main([*TINY, "method=original"]) == 0
+    command = ["attack=audit", "attackers=logistic", "record=rows/", "threads=1"]
+    assert attack.main(command) == 0
+    rows = (workspace / "rows/audits.csv").read_text().splitlines()
+    assert [row.split(",")[8] for row in rows] == ["place", "all", "gmf", "lists", "mlp", "scores"]
+    shutil.rmtree(workspace / "exp_results")
+    capsys.readouterr()
+    assert attack.main(command) == 0
+    assert "was audited already" in capsys.readouterr().out
+    assert attack.main([*command, "attack_seed=1"]) == 2  # another audit, and nothing to audit

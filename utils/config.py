@@ -224,8 +224,9 @@ class AttackConfig:
     results_path: Text = key("exp_results/", Group.PLACE)
     """Folder of the run folders."""
     record: Text | None = key(None, Group.PLACE)
-    """A folder whose attacks.csv gets a row a finished attack and attacker; what has its rows is
-    not done again, even where the run folder isn't. null = none."""
+    """A folder whose attacks.csv gets a row a finished attack and attacker, or whose audits.csv a
+    row an audited place; what has its rows is not done again, even where the run folder isn't.
+    null = none."""
     threads: Annotated[Count, Field(le=4096)] | None = key(None, Group.PLACE)
     """CPU threads; null = every core this process may use."""
     busy: Literal["wait", "end"] = key("wait", Group.PLACE)

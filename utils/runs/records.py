@@ -103,6 +103,24 @@ def attacks(folder: str | Path) -> Record:
     return Record(Path(folder) / "attacks.csv", (*which, *outcome), which)
 
 
+def audits(folder: str | Path) -> Record:
+    """The record of audits in a folder: a row a place, and one of all places together."""
+    which = (*WHICH, "settings", "place", "folder")
+    outcome = (
+        "attacker",
+        "auc",
+        "low",
+        "high",
+        "leakage",
+        "null_95",
+        "p",
+        "leaks",
+        "users",
+        "kept",
+    )
+    return Record(Path(folder) / "audits.csv", (*which, *outcome, "commit", "run"), which)
+
+
 def check_record(record: Record, config: RunConfig | AttackConfig) -> None:
     """Refuse, before the work, a record that cannot take the config's results.
 
@@ -195,6 +213,65 @@ def add_attack(
         for attacker, scores in result["attackers"].items()
     ]
     record.add(map(_text, rows))
+
+
+ALL_PLACES = "all"
+"""What an audit's row of its verdict has for a place."""
+
+
+def add_audit(
+    record: Record, config: AttackConfig, groups: Groups, result: dict[str, Any], run: str
+) -> None:
+    """Add an audit's verdict, and what it found at each place.
+
+    Args:
+        record: see `audits`.
+        config: the audit's.
+        groups: which keys the audited method's result depends on.
+        result: as in audit.json.
+        run: the audited run's key.
+    """
+    which = _audit_which(config, groups)
+    kept = result["utility"].get("NDCG@10", {}).get("change", {}).get("kept", "")
+    verdict, places = result["verdict"], result["places"]
+    rows = {ALL_PLACES: (verdict, verdict["attacker"], verdict["interval"])}
+    for name, row in places.items():
+        rows[name] = (row, row["worst"], row["attackers"][row["worst"]]["interval"])
+    record.add(
+        _text(
+            which
+            | {"place": place, "attacker": attacker, "low": low, "high": high}
+            | {name: row[name] for name in ("auc", "leakage", "null_95", "p")}
+            | {
+                "leaks": "yes" if row["leaks"] else "no",
+                "users": result["users"]["test"],
+                "kept": kept,
+                "commit": (result["environment"]["commit"] or "")[:7],
+                "run": short(run),
+            }
+        )
+        for place, (row, attacker, (low, high)) in rows.items()
+    )
+
+
+def has_audit(record: Record, config: AttackConfig, groups: Groups, run: str | None) -> bool:
+    """Whether this audit has its row; `run` as in `has_attack`."""
+    wanted = _text(_audit_which(config, groups) | {"place": ALL_PLACES})
+    return any(
+        wanted.items() <= row.items() and (run is None or row["run"] == short(run))
+        for row in record.rows()
+    )
+
+
+def _audit_which(config: AttackConfig, groups: Groups) -> dict[str, Any]:
+    keys = identity(config, [Group.AUDIT]) | {"attack_seed": config.attack_seed}
+    if config.attackers != AttackConfig.attackers:
+        keys["attackers"] = list(config.attackers)
+    settings = {key: value for key, value in keys.items() if value != getattr(AttackConfig, key)}
+    return _which(config, groups, attack=True) | {
+        "settings": json.dumps(settings, sort_keys=True) if settings else "",
+        "folder": run_path(config, groups).as_posix(),
+    }
 
 
 def has_attack(
