@@ -97,7 +97,7 @@ MAIN = {
     "busy=queue": '"wait", "end"',
     # keys that don't go together, or aren't keys
     "user_embedding=x.npy": "needs labels=FILE",
-    "user_embedding=x.npy labels=l.csv": "edits a finished embedding (u2u, d2d, calibrated)",
+    "user_embedding=x.npy labels=l.csv": "edits a finished embedding (u2u, d2d, leace,",
     "user_embedding=x.npy labels=l.csv method=d2d regularizer=ranking": "no model to train",
     "user_embedding=x.npy labels=l.csv method=d2d": "x.npy does not exist",
     "user_embedding=. labels=l.csv method=d2d": "is not a NumPy array file",
@@ -110,7 +110,7 @@ MAIN = {
     "--config nowhere.json": "does not exist; name another file with --config",
 }
 ATTACK = {
-    "attack=defence": '"attack" must be "attack", got "defence"',
+    "attack=defence": '"attack" must be one of "attack", "audit", got "defence"',
     "method=forget": 'one of "original"',
     "attackers=tree": 'one or a list of "mlp", "xgb"',
     "attackers=[]": "got []",

@@ -63,6 +63,7 @@ def test_both_commands_in_processes_of_their_own(workspace):
         "train_log-attack.log",
         "weights/final_model.pth",
         "weights/user_embedding.npy",
+        "weights/user_lists.npy",
         "weights/user_vectors.npz",
     }
 

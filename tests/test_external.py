@@ -159,7 +159,7 @@ def test_a_finished_one_is_shown_and_a_changed_file_is_done_anew(workspace, caps
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["method=original"], "a method that edits a finished embedding (u2u, d2d, calibrated)"),
+        (["method=original"], "a method that edits a finished embedding (u2u, d2d, leace,"),
         (["method=d2d", "regularizer=ranking"], "no model to train or to rank with"),
         (["method=d2d", "labels=null"], "needs labels=FILE"),
         (["method=d2d", "labels=no.csv"], "no.csv does not exist"),
