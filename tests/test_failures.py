@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -179,8 +180,24 @@ def test_reading_a_read_only_data_set_needs_no_lock(tmp_path, monkeypatch):
         patch.setattr(os, "open", read_only)
         with locked(tmp_path / "preprocess", "end"):
             pass
+    with locked(tmp_path / "nowhere" / "preprocess", "end"):
+        assert not list(tmp_path.iterdir())
     with locked(tmp_path / "preprocess", "end"), pytest.raises(UserError, match="is in use by"):
         locked(tmp_path / "preprocess", "end").__enter__()
+
+
+def test_who_holds_a_lock_is_read_beside_the_byte_that_windows_locks(tmp_path, monkeypatch):
+    real = os.read
+
+    def windows(file: int, n: int) -> bytes:
+        assert os.lseek(file, 0, os.SEEK_CUR) > 0
+        return real(file, n)
+
+    (tmp_path / ".run.lock").write_text(" 4194304000")  # of a longer number
+    with locked(tmp_path / "run", "end"), monkeypatch.context() as patch:
+        patch.setattr(os, "read", windows)
+        with pytest.raises(UserError, match=f"is in use by process {os.getpid()};"):
+            locked(tmp_path / "run", "end").__enter__()
 
 
 def test_memory_that_is_not_there_is_one_line_and_a_bug_is_not():
@@ -235,6 +252,18 @@ def test_a_second_run_in_the_same_folder_waits_or_ends(workspace, capsys):
             second.communicate(timeout=60)
         assert second.returncode == 0
     assert (ORIGINAL / "summary.json").exists()
+
+
+def test_ctrl_c_ends_the_waiting_for_a_lock(workspace):
+    ORIGINAL.parent.mkdir(parents=True)
+    with holder(ORIGINAL) as first, main_process(workspace) as second:
+        next(line for line in second.stdout if "waiting" in line)
+        second.send_signal(signal.SIGINT)
+        _, error = second.communicate(timeout=60)
+        first.kill()
+    assert second.returncode == 130
+    assert error.splitlines()[-1].startswith("Interrupted. ")
+    assert "Traceback" not in error
 
 
 def test_two_at_once_from_nothing_train_once(workspace):

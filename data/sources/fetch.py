@@ -7,17 +7,17 @@ configuration and mirrors are respected. Every download is checked against a SHA
 nothing unchecked is unpacked.
 """
 
+import hashlib
 import logging
 import shutil
 import subprocess
 import sys
 import tempfile
-import urllib.error
 import urllib.request
 import zipfile
-import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
+from http.client import HTTPException
+from io import BytesIO
 from pathlib import Path
 
 from tqdm import tqdm
@@ -33,53 +33,45 @@ TIMEOUT_SECONDS = 30
 
 @dataclass(frozen=True)
 class Archive:
-    """An official archive: where it is, what it weighs in bits, and where its files lie in it."""
+    """An official archive; its files lie in a folder named like the dataset."""
 
     url: str
     sha256: str
-    folder: str
 
 
 @dataclass(frozen=True)
 class Wheel:
-    """A PyPI wheel that ships the same data; `convert` maps member bytes to raw file bytes."""
+    """A PyPI wheel with RecBole's copy: GroupLens' lines below a header, separated by tabs.
+
+    Attributes:
+        requirement: as pip takes it.
+        sha256: of the wheel.
+        members: the path in the wheel and GroupLens' separator, by raw file.
+    """
 
     requirement: str
     sha256: str
-    members: dict[str, tuple[str, Callable[[bytes], bytes]]]
-
-
-def _without_header(text: bytes) -> bytes:
-    return text.partition(b"\n")[2]
+    members: dict[str, tuple[str, bytes]]
 
 
 ARCHIVES = {
     "ml-100k": Archive(
         "https://files.grouplens.org/datasets/movielens/ml-100k.zip",
         "50d2a982c66986937beb9ffb3aa76efe955bf3d5c6b761f4e3a7cd717c6a3229",
-        "ml-100k",
     ),
     "ml-1m": Archive(
         "https://files.grouplens.org/datasets/movielens/ml-1m.zip",
         "a6898adb50b9ca05aa231689da44c217cb524e7ebd39d264c56e2832f2c54e20",
-        "ml-1m",
     ),
 }
 
-# RecBole keeps GroupLens' lines and adds a header; u.user's bars became tabs.
 WHEELS = {
     "ml-100k": Wheel(
         "recbole==1.2.1",
         "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407",
         {
-            "u.data": (
-                "recbole/dataset_example/ml-100k/ml-100k.inter",
-                _without_header,
-            ),
-            "u.user": (
-                "recbole/dataset_example/ml-100k/ml-100k.user",
-                lambda text: _without_header(text).replace(b"\t", b"|"),
-            ),
+            "u.data": ("recbole/dataset_example/ml-100k/ml-100k.inter", b"\t"),
+            "u.user": ("recbole/dataset_example/ml-100k/ml-100k.user", b"|"),
         },
     ),
 }
@@ -135,7 +127,7 @@ def _fetch(dataset_path: Path, name: str, target: Path) -> None:
     for path in (target / zip_name, home / zip_name, dataset_path / zip_name):
         if path.is_file():
             log.info("Unpacking %s", path)
-            _unpack_archive(path, name, target, origin=str(path))
+            _unpack_archive(path.read_bytes(), name, target, origin=str(path))
             return
     failures = []
     for fetch in (_fetch_archive, _fetch_wheel):
@@ -160,17 +152,15 @@ class _Unreachable(Exception):
 def _fetch_archive(name: str, target: Path) -> None:
     archive = ARCHIVES[name]
     log.info("Fetching %s from %s", name, archive.url)
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "archive.zip"
-        try:
-            _download(archive.url, path)
-        except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-            raise _Unreachable(f"{archive.url}: {getattr(error, 'reason', error)}") from None
-        if file_checksum(path) != archive.sha256:
-            raise _Unreachable(
-                f"{archive.url}: what came is not the official archive (SHA-256 differs)"
-            )
-        _unpack_archive(path, name, target, origin=archive.url)
+    try:
+        content = _download(archive.url)
+    except (OSError, HTTPException) as error:
+        raise _Unreachable(f"{archive.url}: {getattr(error, 'reason', error)}") from None
+    if hashlib.sha256(content).hexdigest() != archive.sha256:
+        raise _Unreachable(
+            f"{archive.url}: what came is not the official archive (SHA-256 differs)"
+        )
+    _unpack_archive(content, name, target, origin=archive.url)
 
 
 def _fetch_wheel(name: str, target: Path) -> None:
@@ -194,56 +184,52 @@ def _fetch_wheel(name: str, target: Path) -> None:
             )
         with zipfile.ZipFile(paths[0]) as zipped:
             files = {
-                file: convert(zipped.read(member))
-                for file, (member, convert) in wheel.members.items()
+                file: zipped.read(member).partition(b"\n")[2].replace(b"\t", separator)
+                for file, (member, separator) in wheel.members.items()
             }
     _install(files, target, {"from": wheel.requirement, "sha256": wheel.sha256})
 
 
-def _unpack_archive(path: Path, name: str, target: Path, origin: str) -> None:
+def _unpack_archive(content: bytes, name: str, target: Path, origin: str) -> None:
     """Take the known members out of an official archive; nothing else in it is touched."""
     archive = ARCHIVES[name]
-    digest = file_checksum(path)
+    again = f"download it again from {archive.url}"
+    digest = hashlib.sha256(content).hexdigest()
     if digest != archive.sha256:
         log.warning(
-            "%s is not GroupLens' official archive (SHA-256 differs); using it as it is",
-            path,
+            "%s is not GroupLens' official archive (SHA-256 differs); using it as it is", origin
         )
     try:
-        with zipfile.ZipFile(path) as zipped:
-            files = {
-                file: zipped.read(f"{archive.folder}/{file}") for (file,) in FORMATS[name].files
-            }
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        page = path.read_bytes()[:200].lstrip().lower().startswith((b"<!doctype", b"<html"))
-        what = "a web page, not a zip archive" if page else f"not a whole zip archive ({error})"
-        raise UserError(f"{path} is {what}; download it again from {archive.url}") from None
+        with zipfile.ZipFile(BytesIO(content)) as zipped:
+            files = {file: zipped.read(f"{name}/{file}") for (file,) in FORMATS[name].files}
     except KeyError as error:
-        raise UserError(
-            f"{path}: {error.args[0]!s}; download it again from {archive.url}"
-        ) from None
+        raise UserError(f"{origin}: {error.args[0]}; {again}") from None
+    except Exception as error:  # a damaged archive can raise anything at all
+        page = content[:200].lstrip().lower().startswith((b"<!doctype", b"<html"))
+        what = "a web page, not a zip archive" if page else f"not a whole zip archive ({error})"
+        raise UserError(f"{origin} is {what}; {again}") from None
     _install(files, target, {"from": origin, "sha256": digest})
 
 
 def _install(files: dict[str, bytes], target: Path, origin: dict[str, str]) -> None:
     """Write all raw files or none: into a folder beside the target, then renamed."""
     target.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".raw-", dir=target.parent))
-    try:
+    with tempfile.TemporaryDirectory(prefix=".raw-", dir=target.parent) as folder:
+        scratch = Path(folder)
         for file, content in files.items():
             (scratch / file).write_bytes(content)
         write_json(scratch / "origin.json", origin)
         for file in (*files, "origin.json"):
             (scratch / file).replace(target / file)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _download(url: str, path: Path) -> None:
+def _download(url: str) -> bytes:
+    """Raises OSError or HTTPException where the whole answer can't be had."""
+    content = BytesIO()
     with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as reply:
-        size = int(reply.headers.get("Content-Length") or 0) or None
-        bar = tqdm(total=size, unit="B", unit_scale=True, desc=url.rsplit("/", 1)[-1])
-        with bar, path.open("wb") as file:
-            while block := reply.read(1 << 16):
-                file.write(block)
-                bar.update(len(block))
+        shown = {"desc": url.rsplit("/", 1)[-1], "unit": "B", "unit_scale": True}
+        with tqdm.wrapattr(reply, "read", reply.length, **shown) as body:
+            shutil.copyfileobj(body, content)
+        if reply.length:
+            raise ConnectionError(f"it broke off {reply.length} bytes before the end")
+    return content.getvalue()

@@ -1,8 +1,7 @@
 """One process at a time in a folder, by a lock that dies with its process.
 
-The lock is the operating system's (flock) on an empty file beside the folder; the file stays and
-means nothing by itself, so that a killed process leaves no stale lock. Windows has no flock: there
-nothing is locked, and two runs in one folder are the user's to avoid.
+The lock is the operating system's, on a file beside the folder in which its holder leaves a process
+number; the file stays and means nothing by itself, so that a killed process leaves no stale lock.
 """
 
 import contextlib
@@ -12,16 +11,16 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from utils.errors import UserError
+from filelock import lock_descriptor
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
 UNWRITABLE = (errno.ENOENT, errno.EROFS, errno.EACCES, errno.EPERM)
+
+NUMBER = 1
+"""Where the number begins: Windows keeps others from reading the first byte, the locked one."""
 
 
 @contextlib.contextmanager
@@ -46,25 +45,17 @@ def locked(path: Path, busy: str) -> Iterator[None]:
         yield
         return
     try:
-        if fcntl:
-            _lock(file, path, busy)
+        if not lock_descriptor(file, blocking=False):
+            os.lseek(file, NUMBER, os.SEEK_SET)
+            owner = os.read(file, 20).decode().strip() or "that has just started"
+            said = f"{path} is in use by process {owner}"
+            if busy == "end":
+                raise UserError(f"{said}; let that one end first, or wait for it with busy=wait")
+            log.info("%s; waiting for it to end", said)
+            lock_descriptor(file)
         with contextlib.suppress(OSError):  # only for the message of those who wait
-            os.ftruncate(file, 0)
-            os.pwrite(file, str(os.getpid()).encode(), 0)
+            os.lseek(file, NUMBER, os.SEEK_SET)
+            os.write(file, f"{os.getpid():<20}".encode())
         yield
     finally:
         os.close(file)
-
-
-def _lock(file: int, path: Path, busy: str) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        owner = os.pread(file, 20, 0).decode() or "that has just started"
-        if busy == "end":
-            raise UserError(
-                f"{path} is in use by process {owner}; let that one end first, or wait for it "
-                "with busy=wait"
-            ) from None
-        log.info("%s is in use by process %s; waiting for it to end", path, owner)
-        fcntl.flock(file, fcntl.LOCK_EX)
