@@ -55,6 +55,8 @@ from utils.runtime import available_cores, environment
 log = logging.getLogger(__name__)
 
 DEFAULT_PLACE = AttackConfig.place
+REMEDY = ("calibrated", "served")
+"""Method and scope that are proposed after an audit that found a leak."""
 FEWEST_PERMUTATIONS = 19
 """With fewer the largest of a null is no 95th percentile."""
 
@@ -165,9 +167,18 @@ def run_audit(config: AttackConfig) -> dict[str, Any]:
             page = save_audit(target, result)
             describe_audit(result)
             log.info("  the page: %s", page)
+            if result["verdict"]["leaks"] and (config.method, config.scope) != REMEDY:
+                log.info("Next: %s", remedy(config))
         if record:
             add_audit(record, config, groups, result, run_key(folder) or "")
     return result
+
+
+def remedy(config: AttackConfig) -> str:
+    """The command that edits what leaks, for all that is kept of a user."""
+    method, scope = REMEDY
+    keys = asdict(config) | {"method": method, "scope": "embedding" if config.labels else scope}
+    return command_for("main.py", ExperimentConfig, keys)
 
 
 def save_audit(target: "Target", result: dict[str, Any]) -> Path:

@@ -235,6 +235,7 @@ def test_an_audit_of_a_run_takes_all_places_and_compares_with_the_original(
     verdict = result["verdict"]
     assert verdict["leakage"] == max(row["leakage"] for row in result["places"].values())
     assert f"{verdict['place']}, read by logistic at AUC" in text
+    assert ("Next: python main.py method=calibrated" in text) == verdict["leaks"]
     assert "NaN" not in (folder / "audit.json").read_text()
 
 

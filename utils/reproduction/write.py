@@ -10,6 +10,7 @@ from utils.pages.parts import Part, Picture, Section
 from utils.pages.render import html_page, markdown
 from utils.reproduction.cells import VERDICTS
 from utils.reproduction.claims import claims
+from utils.reproduction.erasers import erasers_page
 from utils.reproduction.results import BLOCKS, METHODS, Results, block_title
 from utils.reproduction.sections import (
     claims_section,
@@ -82,6 +83,8 @@ def write_report(folder: Path) -> list[Path]:
         folder / "reproduction.csv": cells_csv(compared),
         folder / "deviations.md": markdown(deviations_page(results)),
     }
+    if page := erasers_page(folder):
+        texts[folder / "erasers.md"] = markdown(page)
     for path, text in texts.items():
         with replace_file(path) as file:
             file.write(text.encode())

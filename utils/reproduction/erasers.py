@@ -1,0 +1,138 @@
+"""Methods that edit, audited: who still reads the attribute, where, and what it costs."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from methods import METHODS
+from utils.pages.parts import Grid, Section, Tone
+from utils.reproduction.results import block_title
+from utils.runs import records
+
+INTRODUCTION = (
+    "What ten attackers read of an attribute after a method has edited the user vectors, at every "
+    "place where a user has some: the model's user tables, what it serves, its scores, its top-20 "
+    "lists. Half of the users trains the attackers, the other half tests them "
+    "([how](../README.md#an-audit)). A leak is a worst attacker beyond 95 of 100 permutations of "
+    "the tested labels, on either side of 0.5.",
+    "The rows: audits.csv beside this page, by `python main.py --config "
+    "configs/erasers_ml100k.json` and `python attack.py --config "
+    "configs/erasers_audit_ml100k.json`, on two CPU cores (AMD EPYC without AVX-512); this page by "
+    "`python -m utils.reproduction`. The methods' settings are their defaults everywhere. All "
+    "audits have the same halves (`attack_seed=0`), and models of different seeds share their "
+    "users: seeds are no independent samples of people.",
+)
+
+WORST = (
+    "**Worst**: |AUC - 0.5| of the worst attacker at the worst place, mean over seeds (least to "
+    "most), beside what the worst finds by chance (95 %). **NDCG@10**: share of the original's "
+    "that is kept. **Seconds**: of the edit alone. `scope` is what was edited "
+    "([methods](../../methods/README.md#what-is-edited-scope))."
+)
+BY_PLACE = (
+    "By place: the worst attacker's |AUC - 0.5|, mean over seeds, and in how many of them it is a "
+    "leak for this place by itself."
+)
+SCOPES = ("embedding", "tables", "served")
+
+
+def erasers_page(folder: Path) -> list[Section]:
+    """The page's sections, the first its title; none where there are no audits.
+
+    Args:
+        folder: holds audits.csv and runs.csv.
+    """
+    audits = _frame(folder)
+    if audits.empty:
+        return []
+    title = "Erasers, audited"
+    return [Section(title, list(INTRODUCTION)), *_blocks(audits)]
+
+
+def _blocks(audits: pd.DataFrame) -> Iterator[Section]:
+    for (dataset, model, attribute), block in audits.groupby(["dataset", "model", "attribute"]):
+        seeds = sorted(set(block["seed"]), key=int)
+        title = f"{block_title(dataset, model)}, {attribute}"
+        said = f"Seeds {', '.join(seeds)}; {block['users'].iloc[0]} tested users."
+        yield Section(title, [said, WORST, _worst(block), BY_PLACE, _by_place(block)])
+
+
+def _worst(block: pd.DataFrame) -> Grid:
+    rows: list[list[str]] = []
+    tones: list[list[Tone]] = []
+    for name, scope, group in _methods(block[block["place"] == records.ALL_PLACES]):
+        leaks = int(group["leaks"].sum())
+        found = group["leakage"]
+        place = group["place_of_worst"].mode()[0]
+        rows.append(
+            [
+                name,
+                scope,
+                f"{found.mean():.3f} ({found.min():.3f} to {found.max():.3f})",
+                f"{group['null_95'].mean():.3f}",
+                f"{leaks} of {len(group)}",
+                place,
+                _share(group["kept"]),
+                "–" if group["seconds"].isna().all() else f"{group['seconds'].mean():.1f}",
+            ]
+        )
+        tone: Tone = "bad" if leaks == len(group) else "fair" if leaks else "good"
+        tones.append(["", "", tone, "", tone, "", "", ""])
+    header = ["Method", "scope", "Worst", "By chance", "Leaks", "Mostly at", "NDCG@10", "Seconds"]
+    return Grid(header, rows, tones)
+
+
+def _by_place(block: pd.DataFrame) -> Grid:
+    block = block[block["place"] != records.ALL_PLACES]
+    places = list(dict.fromkeys(block["place"]))
+    rows: list[list[str]] = []
+    tones: list[list[Tone]] = []
+    for name, scope, group in _methods(block):
+        row, tone = [name, scope], ["", ""]
+        for place in places:
+            of = group[group["place"] == place]
+            leaks = int(of["leaks"].sum())
+            row.append(f"{of['leakage'].mean():.3f} ({leaks} of {len(of)})" if len(of) else "–")
+            tone.append(
+                "" if not len(of) else "bad" if leaks == len(of) else "" if leaks else "good"
+            )
+        rows.append(row)
+        tones.append(tone)  # type: ignore[arg-type]
+    return Grid(["Method", "scope", *places], rows, tones)
+
+
+def _methods(block: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Title, scope and rows, in the registry's order; a method that edits nothing has no scope."""
+    for method in METHODS:
+        for scope in SCOPES:
+            group = block[(block["method"] == method) & (block["scope"] == scope)]
+            if len(group):
+                yield METHODS[method].title, scope if METHODS[method].fit else "–", group
+
+
+def _share(kept: pd.Series) -> str:
+    return "–" if kept.isna().all() else f"{kept.mean():.1%}"
+
+
+def _frame(folder: Path) -> pd.DataFrame:
+    """Audits with the settings and seconds of their runs."""
+    record = records.audits(folder)
+    audits = pd.DataFrame(record.rows(), columns=list(record.columns), dtype=str)
+    runs: dict[str, dict[str, Any]] = {row["run"]: row for row in records.runs(folder).rows()}
+    for column in ("auc", "leakage", "null_95", "p", "kept"):
+        audits[column] = pd.to_numeric(audits[column])
+    audits["leaks"] = audits["leaks"] == "yes"
+    settings = [json.loads(runs.get(run, {}).get("settings") or "{}") for run in audits["run"]]
+    audits["scope"] = [one.get("scope", "embedding") for one in settings]
+    audits["seconds"] = pd.to_numeric(
+        [runs.get(run, {}).get("seconds", "nan") for run in audits["run"]]
+    )
+    edited = audits["method"].map(lambda method: METHODS[method].fit is not None)
+    audits["seconds"] = audits["seconds"].where(edited)
+    places = audits[audits["place"] != records.ALL_PLACES]
+    worst = places.loc[places.groupby("run")["leakage"].idxmax()].set_index("run")["place"]
+    audits["place_of_worst"] = audits["run"].map(worst)
+    return audits
