@@ -47,7 +47,7 @@ def nobodys(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 def p_of_halves(attackers: tuple[str, ...], x: np.ndarray, labels: np.ndarray, draw: int) -> float:
     """The audit's."""
-    split = halves(labels, len(labels), draw)
+    split = halves(labels, draw)
     found = attack_places({"x": x}, labels, attackers, split, draw, quiet=True)
     return worst(found, labels, PERMUTATIONS, draw)[""].p
 
@@ -101,7 +101,7 @@ def planted(
 def power_of(kind: str, auc: float, n: int, draw: int) -> tuple[bool, float]:
     """Whether the strong battery's worst leaks, and its AUC as an attacker has it who may flip."""
     x, labels = planted(kind, auc, n, numpy_generator(draw, kind, n))
-    split = halves(labels, n, draw)
+    split = halves(labels, draw)
     found = attack_places({"x": x}, labels, STRONG, split, draw, quiet=True)
     one = worst(found, labels, PERMUTATIONS, draw)[""]
     return one.leaks, 0.5 + one.leakage

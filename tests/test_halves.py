@@ -12,7 +12,7 @@ import attack
 import main
 from utils.audit.baselines import history_baselines, list_vectors, widest
 from utils.audit.groups import friedman_rafsky
-from utils.audit.halves import attack_places, halves, worst
+from utils.audit.halves import attack_places, halves, participants, worst
 from utils.audit.statistics import (
     auc_interval,
     class_aucs,
@@ -99,21 +99,29 @@ def test_the_true_positive_rate_at_a_false_positive_rate():
     assert tpr_at(np.zeros(10), positive, 0.1)["found"] == 0
 
 
-def test_halves_are_stratified_disjoint_and_leave_out_who_is_unknown():
+def test_halves_are_stratified_and_disjoint_and_who_is_unknown_takes_no_part():
     labels = np.random.default_rng(0).choice([-1, 0, 1, 2], 500, p=[0.1, 0.6, 0.2, 0.1])
-    split = halves(labels, 10**6, 0)
-    assert not set(split.train) & set(split.test)
-    assert set(split.train) | set(split.test) == set(np.flatnonzero(labels >= 0))
-    counts = [np.bincount(labels[side]) for side in (split.train, split.test)]
+    users = participants(labels, 10**6, 0)
+    np.testing.assert_array_equal(users, np.flatnonzero(labels >= 0))
+    known = labels[users]
+    split = halves(known, 0)
+    assert sorted([*split.train, *split.test]) == list(range(len(users)))
+    counts = [np.bincount(known[side]) for side in (split.train, split.test)]
     assert np.abs(counts[0] - counts[1]).max() <= 1
-    few = halves(labels, 100, 0)
-    assert len(few.train) + len(few.test) == 100
+    few = labels[participants(labels, 100, 0)]
+    assert len(few) == 100
+    np.testing.assert_allclose(np.bincount(few) / 100, np.bincount(known) / len(known), atol=0.01)
     with pytest.raises(UserError, match="smallest class has 3 users"):
-        halves(np.array([0] * 50 + [1] * 3), 100, 0)
+        participants(np.array([0] * 50 + [1] * 3), 100, 0)
+    for most in (8, 60):
+        with pytest.raises(UserError, match=f"among audit_users {most}.*raise audit_users"):
+            participants(np.array([0] * 500 + [1] * 30), most, 0)
+    with pytest.raises(UserError, match="smallest class has 1 users, "):
+        participants(np.array([0] * 500 + [1]), 100, 0)
 
 
 def audit_of(x, labels, seed, permutations=199, attackers=QUICK):
-    split = halves(labels, 10**6, seed)
+    split = halves(labels, seed)
     places = {"all": x, "some": x[:, :2]}
     return worst(
         attack_places(places, labels, attackers, split, seed, quiet=True),

@@ -13,7 +13,7 @@ import numpy as np
 
 from utils.audit.baselines import random_vectors
 from utils.audit.groups import friedman_rafsky
-from utils.audit.halves import Worst, attack_places, halves, worst
+from utils.audit.halves import Worst, attack_places, halves, participants, worst
 from utils.audit.leakage import summarise
 from utils.audit.protocols import Protocol, Round
 from utils.audit.scores import Scores, out_of_sample
@@ -91,14 +91,18 @@ def audit(subject: Subject, settings: Settings, jobs: int) -> dict[str, Any]:
     Raises:
         UserError: too few users of a class.
     """
-    labels, seed = subject.labels, settings.seed
-    split = halves(labels, settings.users, seed)
-    first = next(iter(subject.places.values()))
+    seed = settings.seed
+    users = participants(subject.labels, settings.users, seed)
+    labels, split = subject.labels[users], halves(subject.labels[users], seed)
+    vectors = {name: x[users] for name, x in subject.places.items()}
+    first = next(iter(vectors.values()))
     rng = numpy_generator(seed, "random vectors")
-    baselines = {**subject.baselines, "random": random_vectors(len(labels), first.shape[1], rng)}
-    everything = {**subject.places, **{f"baseline {name}": x for name, x in baselines.items()}}
+    baselines = {name: x[users] for name, x in subject.baselines.items()}
+    baselines["random"] = random_vectors(len(users), first.shape[1], rng)
+    activity = None if subject.activity is None else subject.activity[users]
+    everything = {**vectors, **{f"baseline {name}": x for name, x in baselines.items()}}
     found = attack_places(everything, labels, settings.attackers, split, seed, jobs)
-    at_places = {name: found[name] for name in subject.places}
+    at_places = {name: found[name] for name in vectors}
     of_places = worst(at_places, labels, settings.permutations, seed)
     of_all = of_places.pop("")
     beside = {name: found[f"baseline {name}"] for name in baselines}
@@ -117,10 +121,10 @@ def audit(subject: Subject, settings: Settings, jobs: int) -> dict[str, Any]:
         "classes": list(subject.classes),
         "places": {
             name: {
-                "dimensions": subject.places[name].shape[1],
+                "dimensions": vectors[name].shape[1],
                 **_place(row, of_places[name], truth),
                 **_curves(row[of_places[name].attacker], truth, seed, name),
-                "apart": asdict(_apart(subject.places[name], labels, settings, name)),
+                "apart": asdict(_apart(vectors[name], labels, settings, name)),
             }
             for name, row in at_places.items()
         },
@@ -128,8 +132,8 @@ def audit(subject: Subject, settings: Settings, jobs: int) -> dict[str, Any]:
             name: {"dimensions": baselines[name].shape[1], **_place(row, of_baselines[name], truth)}
             for name, row in beside.items()
         },
-        "curve": _curve(subject.places[of_all.place], labels, of_all.attacker, seed, jobs),
-        "groups": _groups(chosen, labels, subject.activity, split),
+        "curve": _curve(vectors[of_all.place], labels, of_all.attacker, seed, jobs),
+        "groups": _groups(chosen, labels, activity, split),
         "utility": _utility(subject),
     }
 

@@ -24,31 +24,53 @@ from utils.audit.statistics import class_aucs, leakage, p_value, permuted_leakag
 from utils.errors import UserError
 from utils.seeds import numpy_generator, seed32
 
+FEWEST = 4
+"""Users that every class must have."""
 
-def halves(labels: np.ndarray, most: int, seed: int) -> Round:
-    """Half of the users of every class, to train on, and the other half.
+
+def participants(labels: np.ndarray, most: int, seed: int) -> np.ndarray:
+    """Row numbers, sorted, of the users with a label, or of `most` of them.
 
     Args:
-        labels: (n,) int64, classes 0 .. C-1, -1 where unknown: these are in neither.
-        most: users in both halves together; where there are more, so many are drawn.
+        labels: (n,) int64, classes 0 .. C-1, -1 where unknown.
+        most: of more, so many are drawn, in the classes' shares.
         seed: of the draw.
 
     Raises:
-        UserError: a class has fewer than four users.
+        UserError: too few users of a class.
     """
     users = np.flatnonzero(labels >= 0)
-    fewest = np.bincount(labels[users]).min()
-    if fewest < 4:
+    counts = np.bincount(labels[users])
+    drawn = np.floor(counts * min(1, most / len(users)))
+    if counts.min() < FEWEST:
         raise UserError(
-            f"the smallest class has {fewest} users; an audit needs four: leave the class out of "
-            "the labels, or join it with another"
+            f"the smallest class has {counts.min()} users, and an audit needs {FEWEST}: leave it "
+            "out of the labels, or join it with another"
+        )
+    if drawn.min() < FEWEST:
+        raise UserError(
+            f"the smallest class has {drawn.min():.0f} users among audit_users {most}, and an audit "
+            f"needs {FEWEST}: raise audit_users"
         )
     if len(users) > most:
         users, _ = train_test_split(
             users, train_size=most, stratify=labels[users], random_state=seed32(seed, "subsample")
         )
+    return np.sort(users)
+
+
+def halves(labels: np.ndarray, seed: int) -> Round:
+    """Half of the users of every class, to train on, and the other half.
+
+    Args:
+        labels: (n,) int64, classes 0 .. C-1.
+        seed: of the draw.
+    """
     train, test = train_test_split(
-        users, test_size=0.5, stratify=labels[users], random_state=seed32(seed, "halves")
+        np.arange(len(labels)),
+        test_size=0.5,
+        stratify=labels,
+        random_state=seed32(seed, "halves"),
     )
     return Round(np.sort(train), np.sort(test))
 
