@@ -49,8 +49,8 @@ def participants(labels: np.ndarray, most: int, seed: int) -> np.ndarray:
         )
     if drawn.min() < FEWEST:
         raise UserError(
-            f"the smallest class has {drawn.min():.0f} users among audit_users {most}, and an audit "
-            f"needs {FEWEST}: raise audit_users"
+            f"the smallest class has {drawn.min():.0f} users among audit_users {most}, and an "
+            f"audit needs {FEWEST}: raise audit_users"
         )
     if len(users) > most:
         users, _ = train_test_split(
