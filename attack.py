@@ -22,7 +22,14 @@ import numpy as np
 import torch
 
 from data.dataset import Attribute, data_checksum, load_attribute, load_dataset
-from data.tables import load_array, load_embedding, load_labels, load_places, load_users
+from data.tables import (
+    check_float32,
+    load_embedding,
+    load_labels,
+    load_lists,
+    load_places,
+    load_users,
+)
 from methods import METHODS, ExperimentConfig
 from models import MODELS
 from utils.audit.attackers import ATTACKERS, STRONG, battery
@@ -32,6 +39,7 @@ from utils.audit.leakage import summarise
 from utils.audit.null import audit_gate, gate, null_of_the_worst, verdict
 from utils.audit.protocols import Protocol
 from utils.audit.scores import out_of_sample
+from utils.audit.utility import METRICS
 from utils.cli import Command, execute
 from utils.config import AttackConfig, Group, identity
 from utils.errors import UserError
@@ -45,6 +53,7 @@ from utils.runs.records import (
     add_attack,
     add_audit,
     attacks,
+    audit_keys,
     audits,
     check_record,
     has_attack,
@@ -82,7 +91,9 @@ def run_attack(config: AttackConfig) -> dict[str, Any]:
             log.info("%s was attacked (%s) already: %s", folder, config.protocol, record.path)
             return {"found": True}
         if file:
-            target = target_file(config, Path(file), load_embedding(Path(file)))
+            embedding = load_embedding(Path(file))
+            check_float32(Path(file), embedding)
+            target = target_file(config, Path(file), embedding)
         else:
             target = target_run(config, folder)
         with log_file(target.log):
@@ -130,12 +141,9 @@ def run_audit(config: AttackConfig) -> dict[str, Any]:
             log.info("%s was audited already: %s", folder, record.path)
             return {"found": True}
         if file:
-            places = load_places(Path(file))
-            target = target_file(config, Path(file), next(iter(places.values())))
-            subject = subject_of(target.attribute, places)  # no more is known of its users
+            target, subject = subject_of_file(config, Path(file))
         else:
-            target = target_run(config, folder)
-            subject = subject_of_run(config, target)
+            target, subject = subject_of_run(config, folder)
         with log_file(target.log):
             log.info("Audit of %s", target.title)
             start = time.perf_counter()
@@ -156,15 +164,15 @@ def run_audit(config: AttackConfig) -> dict[str, Any]:
             result = audit(subject, settings, config.threads or available_cores())
             result = {"title": target.title, **result}
             result |= {
-                "treatment": treatment(config, subject.places),
+                "treatment": subject.treatment,
                 "config": asdict(config),
                 "seconds": time.perf_counter() - start,
                 "environment": environment(torch.device("cpu")),
-                "checksums": target.checksums(),
+                "checksums": {**target.checksums(), **subject.checksums},
             }
             if config.fail_above is not None:
                 result["gate"] = audit_gate(result["verdict"], config.fail_above)
-            page = save_audit(target, result)
+            page = save_audit(audit_path(config, target), result)
             describe_audit(result)
             log.info("  the page: %s", page)
             if result["verdict"]["leaks"] and (config.method, config.scope) != REMEDY:
@@ -181,59 +189,112 @@ def remedy(config: AttackConfig) -> str:
     return command_for("main.py", ExperimentConfig, keys)
 
 
-def save_audit(target: "Target", result: dict[str, Any]) -> Path:
-    """Write audit.json, and the same as a page and as Markdown; returns the page's path."""
+def save_audit(path: Path, result: dict[str, Any]) -> Path:
+    """Write the audit's JSON, then the same as a page and as Markdown; returns the page's path."""
+    write_json(path, result)
     from utils.audit.page import audit_page  # drawing takes two seconds to import
     from utils.pages.render import html_page, markdown
 
-    name = target.result.name.removesuffix("attack.json") + "audit"
-    path = target.result.with_name(f"{name}.json")
     sections = audit_page(result)
-    write_json(path, result)
     for ending, text in ((".html", html_page(sections)), (".md", markdown(sections))):
         with replace_file(path.with_suffix(ending)) as opened:
             opened.write(text.encode())
     return path.with_suffix(".html")
 
 
-def treatment(config: AttackConfig, places: Mapping[str, np.ndarray]) -> str:
-    """What the method did to which of the places, in a sentence."""
-    if config.user_embedding:
-        return "as given"
-    method, (first, *others) = METHODS[config.method], places
-    if method.penalty:
-        return f"{method.title}: all vectors were trained so."
-    if not method.fit:
-        return "Nothing was edited."
-    if config.scope == "embedding":
-        return (
-            f"{method.title} edited {first}; {', '.join(others)} follow from it or stay as trained."
-        )
-    edited = [name for name in places if name not in ("scores", "lists")]
-    return f"{method.title} edited {', '.join(edited)}, which are all that scores are made of."
+def audit_path(config: AttackConfig, target: "Target") -> Path:
+    """Beside attack.json's place; an audit with other keys than the defaults has another name."""
+    parts = [config.attribute] if config.attribute != AttackConfig.attribute else []
+    if config.attackers != AttackConfig.attackers:
+        parts += config.attackers
+    parts += [
+        f"{key.removeprefix('attack_').removeprefix('audit_')}-{value}"
+        for key, value in audit_keys(config).items()
+        if value != getattr(AttackConfig, key)
+    ]
+    name = target.result.name.removesuffix("attack.json") + "-".join(["audit", *parts])
+    return target.result.with_name(f"{name}.json")
 
 
-def subject_of_run(config: AttackConfig, target: "Target") -> Subject:
-    """All places of a finished run, and what its dataset tells without it."""
-    folder, seed = target.result.parent, config.attack_seed
-    made = (read_json_object(folder / "summary.json") or {})["config"]
+def subject_of_file(config: AttackConfig, path: Path) -> tuple["Target", Subject]:
+    """Every array of a file; nothing more is known of its users."""
+    places = load_places(path)
+    for table in places.values():
+        check_float32(path, table)
+    target = target_file(config, path, next(iter(places.values())))
+    return target, subject_of(target.attribute, places)
+
+
+def subject_of_run(config: AttackConfig, folder: Path) -> tuple["Target", Subject]:
+    """All places of a finished run, and what its dataset and its original tell beside it."""
+    target, seed = target_run(config, folder), config.attack_seed
+    summary = read_json_object(folder / "summary.json") or {}
+    made = summary.get("config")
+    if not isinstance(made, dict) or "checksums" not in summary:
+        raise UserError(f"{folder}/summary.json is damaged; move {folder} away, run main.py again")
     prepared = Path(config.dataset_path) / config.dataset / "preprocess"
     with locked(prepared, busy="wait"):
         held_out = made.get("selection", "validation") == "validation"
         dataset = load_dataset(prepared, config.dataset, held_out, made.get("split_seed", 0))
-    train = dataset.train.numpy()
-    before = None
-    if config.method != "original":
-        original = run_path(replace(config, method="original"), METHODS["original"].groups)
-        before = load_users(users_path(original))
-    return subject_of(
+    sizes = (dataset.n_users, dataset.n_items)
+    train, places = dataset.train.numpy(), places_of_run(folder, *sizes, seed)
+    files = [places_path(folder), lists_path(folder), users_path(folder)]
+    original, before = original_of(config, summary), None
+    if original:
+        before = load_users(users_path(original), METRICS, dataset.n_users)
+        files.append(users_path(original))
+    checksums = {"data": dataset.checksum} | {
+        path.as_posix(): file_checksum(path) for path in files if path.exists()
+    }
+    first = places_of_run(original, *sizes, seed) if original else None
+    subject = subject_of(
         target.attribute,
-        places_of_run(folder, seed),
-        baselines=history_baselines(train, dataset.n_users, dataset.n_items, seed),
+        places,
+        baselines=history_baselines(train, *sizes, seed),
         activity=np.bincount(train[:, 0], minlength=dataset.n_users),
-        metrics=load_users(users_path(folder)),
+        metrics=load_users(users_path(folder), METRICS, dataset.n_users),
         before=before,
+        treatment=treatment(config, summary, places, first),
+        checksums=checksums,
     )
+    return target, subject
+
+
+def original_of(config: AttackConfig, summary: Mapping[str, Any]) -> Path | None:
+    """The folder of the original that a run of an editing method started from, if it is there."""
+    if not METHODS[config.method].fit:
+        return None
+    folder = run_path(replace(config, method="original"), METHODS["original"].groups)
+    path, started = embedding_path(folder), summary["checksums"].get("original_embedding")
+    if path.exists() and started == file_checksum(path):
+        return folder
+    log.info("  %s is not what the run started from: nothing is compared with it", folder)
+    return None
+
+
+def treatment(
+    config: AttackConfig,
+    summary: Mapping[str, Any],
+    places: Mapping[str, np.ndarray],
+    before: Mapping[str, np.ndarray] | None,
+) -> str:
+    """What the method did to which of the places, in words."""
+    method = METHODS[config.method]
+    if method.penalty:
+        return f"{method.title}: all vectors were trained so."
+    if not method.fit:
+        return "Nothing was edited."
+    edited = summary.get("edited") or [next(iter(places))]
+    said = f"{method.title} edited {', '.join(edited)}."
+    if config.scope == "served":
+        said += " They are all that scores are made of."
+    if before:
+        others = [name for name in places if name not in edited and name in before]
+        same = [name for name in others if np.array_equal(places[name], before[name])]
+        changed = [name for name in others if name not in same]
+        said += f" As trained: {', '.join(same)}." if same else ""
+        said += f" Made from what was edited: {', '.join(changed)}." if changed else ""
+    return said
 
 
 @dataclass(frozen=True)
@@ -322,18 +383,24 @@ def check_data(prepared: Path, folder: Path) -> None:
         )
 
 
-def places_of_run(folder: Path, seed: int) -> dict[str, np.ndarray]:
+def places_of_run(folder: Path, n_users: int, n_items: int, seed: int) -> dict[str, np.ndarray]:
     """All places of a finished run, (n_users, d) each; of an older one the user embedding alone.
 
     Args:
         folder: the run's.
+        n_users, n_items: of its dataset.
         seed: of the SVD that makes vectors of lists.
+
+    Raises:
+        UserError: a damaged file.
     """
     if not places_path(folder).exists():
         return {"user_embedding": load_embedding(embedding_path(folder))}
     places = load_places(places_path(folder))
+    if len(next(iter(places.values()))) != n_users:
+        raise UserError(f"{places_path(folder)} does not hold {n_users} users; run main.py again")
     if (path := lists_path(folder)).exists():
-        places["lists"] = list_vectors(load_array(path), seed)
+        places["lists"] = list_vectors(load_lists(path, n_users, n_items), seed)
     return places
 
 
@@ -434,10 +501,12 @@ def check(config: AttackConfig) -> None:
 
 
 def same(config: AttackConfig) -> str:
-    """What tells an attack apart within a sweep."""
-    groups = METHODS[config.method].groups
+    """What tells an attack or audit apart within a sweep."""
+    where = f"{config.attack} {run_path(config, METHODS[config.method].groups)}"
+    if config.attack == "audit":
+        return f"{where} {config.attribute} {audit_keys(config)} {config.attackers}"
     settings = identity(config, [Group.ATTACK])
-    return f"{run_path(config, groups)} {entry(config)} {settings} {battery(config.attackers)}"
+    return f"{where} {entry(config)} {settings} {battery(config.attackers)}"
 
 
 COMMAND = Command(

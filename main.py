@@ -266,7 +266,7 @@ def unlearn_recommender(
         for name, edited in eraser.apply(tables).items():
             model.user_tables()[name].copy_(edited)
     write_json_lines(folder.path / "metrics.jsonl", eraser.history)
-    return model, recorded(eraser, "float32")
+    return model, recorded(eraser, "float32") | {"edited": list(tables)}
 
 
 def unlearn_table(
@@ -297,7 +297,14 @@ def fit(
     assert method.fit is not None and data.labels is not None
     labels, options = {config.attribute: data.labels}, method.options_of(config)
     rng = numpy_generator(config.seed, config.method)
-    return method.fit(tables, labels, options, rng, scorer, threads)
+    eraser = method.fit(tables, labels, options, rng, scorer, threads)
+    for name, edited in eraser.apply(tables).items():
+        if not torch.isfinite(edited).all():
+            raise UserError(
+                f'method "{config.method}" makes values of {name} that are not finite; nothing is '
+                "saved: its users are too few or too alike, take another method"
+            )
+    return eraser
 
 
 def recorded(eraser: Eraser, saved: np.dtype | str) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def p_of_halves(attackers: tuple[str, ...], x: np.ndarray, labels: np.ndarray, d
     """The audit's."""
     split = halves(labels, draw)
     found = attack_places({"x": x}, labels, attackers, split, draw, quiet=True)
-    return worst(found, labels, PERMUTATIONS, draw)[""].p
+    return worst(found, labels, PERMUTATIONS, draw)[None].p
 
 
 def p_without_retraining(
@@ -103,7 +103,7 @@ def power_of(kind: str, auc: float, n: int, draw: int) -> tuple[bool, float]:
     x, labels = planted(kind, auc, n, numpy_generator(draw, kind, n))
     split = halves(labels, draw)
     found = attack_places({"x": x}, labels, STRONG, split, draw, quiet=True)
-    one = worst(found, labels, PERMUTATIONS, draw)[""]
+    one = worst(found, labels, PERMUTATIONS, draw)[None]
     return one.leaks, 0.5 + one.leakage
 
 

@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 FLOATS = (np.float16, np.float32, np.float64)
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
+TOLD_APART = 0.01
+"""Rounding, as a share of a dimension's spread, beyond which float32 tells too little."""
+
 SQUARED_WELL = 1e15
 """The squares of 10^8 such values still add up in float32, and those of their inverses are no 0."""
 
@@ -53,15 +56,41 @@ def save_users(path: Path, ids: Sequence[str], columns: Mapping[str, np.ndarray]
         table.to_csv(file, index=False, float_format="%.6g")
 
 
-def load_users(path: Path) -> dict[str, np.ndarray] | None:
-    """The columns of numbers of such a file; None where there is none."""
+def load_users(path: Path, names: Sequence[str], n_users: int) -> dict[str, np.ndarray] | None:
+    """Columns of numbers (n_users,) of such a file; None where there is none.
+
+    Raises:
+        UserError: it is not such a file, has no such column, or other users.
+    """
     if not path.exists():
         return None
     try:
-        table = pd.read_csv(path, dtype={"user": str})
-        return {name: table[name].to_numpy(np.float64) for name in table if name != "user"}
+        table = pd.read_csv(path, usecols=list(names), dtype=np.float64)
+        if len(table) != n_users:
+            raise ValueError(f"{len(table)} lines for {n_users} users")
     except ValueError as error:
-        raise UserError(f"{path} is damaged: {first_line(error)}; run main.py again") from None
+        raise UserError(f"{path} is damaged: {first_line(error)}; move it away") from None
+    return {name: table[name].to_numpy() for name in names}
+
+
+def load_lists(path: Path, n_users: int, n_items: int) -> np.ndarray:
+    """Users' lists of item numbers, (n_users, k).
+
+    Raises:
+        UserError: it is not such a file.
+    """
+    lists = load_array(path)
+    if (
+        lists.ndim != 2
+        or len(lists) != n_users
+        or lists.dtype.kind not in "iu"
+        or not ((lists >= 0) & (lists < n_items)).all()
+    ):
+        raise UserError(
+            f"{path} must hold numbers of {n_items} items for {n_users} users, and holds "
+            f"{lists.dtype} {lists.shape}; move it away"
+        )
+    return lists
 
 
 def load_embedding(path: Path, name: str = "user_embedding") -> np.ndarray:
@@ -75,7 +104,7 @@ def load_embedding(path: Path, name: str = "user_embedding") -> np.ndarray:
         UserError: no such file, no such array, or a value that is not finite in float32.
     """
     embedding = load_array(path, name)
-    if embedding.ndim != 2 or embedding.dtype not in FLOATS or not embedding.size:
+    if not _is_table(embedding):
         shape = tuple(embedding.shape)
         raise UserError(
             f"{path} must hold a float array (n_users, d), got {embedding.dtype} {shape}"
@@ -100,12 +129,21 @@ def load_places(path: Path) -> dict[str, np.ndarray]:
     """
     if path.suffix != ".npz" or len(array_names(path)) == 1:
         return {"user_embedding": load_embedding(path)}
-    places = {name: load_embedding(path, name) for name in array_names(path)}
+    names = [name for name in array_names(path) if _is_table(load_array(path, name))]
+    if left := [name for name in array_names(path) if name not in names]:
+        log.info("%s: %s left out, no float array (n_users, d)", path, ", ".join(left))
+    if not names:
+        raise UserError(f"{path} must hold a float array (n_users, d), and has none")
+    places = {name: load_embedding(path, name) for name in names}
     rows = {name: len(x) for name, x in places.items()}
     if len(set(rows.values())) > 1:
         said = ", ".join(f"{name} {count}" for name, count in rows.items())
         raise UserError(f"{path}: arrays of different numbers of users ({said})")
     return places
+
+
+def _is_table(array: np.ndarray) -> bool:
+    return array.ndim == 2 and array.dtype in FLOATS and array.size > 0
 
 
 def check_squares(path: Path, embedding: np.ndarray) -> None:
@@ -120,6 +158,21 @@ def check_squares(path: Path, embedding: np.ndarray) -> None:
         raise UserError(
             f"{path}: the largest value, {value:g} in row {row}, is beyond what float32 can square "
             f"and add up; {mend} all by a constant"
+        )
+
+
+def check_float32(path: Path, table: np.ndarray) -> None:
+    """Refuse what float32, in which the attackers compute, can't tell apart.
+
+    Raises:
+        UserError: a dimension whose spread is within float32's rounding.
+    """
+    lost = np.abs(table.astype(np.float32) - table.astype(np.float64)).max(0)
+    spread = table.std(0, dtype=np.float64)
+    if (coarse := np.flatnonzero((spread > 0) & (lost > TOLD_APART * spread))).size:
+        raise UserError(
+            f"{path}: users differ in dimension {coarse[0]} by {spread[coarse[0]]:.2g}, which "
+            "float32 can't tell there; subtract its mean, or multiply all by a constant"
         )
 
 

@@ -7,7 +7,8 @@ Wasserstein barycentre, weighted by the classes' shares p_c (Agueh and Carlier, 
 2011), and T the optimal map between Gaussians. Of all maps that give the classes equal means and
 covariances it moves Gaussian data least (Gordaliza et al., ICML 2019). That is the moments' sample
 differences, chance ones too: who trains on some of the users finds the others on the wrong side.
-`calibrated` mends that.
+`calibrated` mends that. A class of fewer than 4 d users has its covariance shrunk to the mean of
+all first (methods.gaussian), so that some of its difference stays.
 """
 
 import time

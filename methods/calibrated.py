@@ -44,6 +44,7 @@ from methods.gaussian import (
     power,
     transport,
 )
+from utils.errors import UserError
 from utils.schema import CHECKED, Natural, Share, key
 from utils.threads import Threads
 
@@ -129,6 +130,11 @@ def fit(
     (classes,) = labels.values()
     x, z = side_by_side(tables), classes.cpu().numpy()
     known = z >= 0
+    if (fewest := int(np.bincount(z[known]).min())) < FOLDS:
+        raise UserError(
+            f"the smallest class has {fewest} users, and method calibrated needs {FOLDS}: leave it "
+            "out of the labels, or join it with another"
+        )
     with threadpool_limits(1):  # many small products: the same bytes everywhere, and no waiting
         done = calibrate(x[known], z[known], options.calibrated_rho, options.calibrated_rounds, rng)
     x[known] = done.table
@@ -182,17 +188,34 @@ def as_random_partition(
     for users, mean, a in zip(members, means, covariances, strict=True):
         pool_v[users] = mu + (v[users] - mean) @ transport(a, s)
     new_v = np.empty_like(v)
+    share = _shares(p, np.array(shrink))
     for c, users in enumerate(members):
         group = pool_v[groups == c]
         drawn = to_white @ (group.mean(0) - mu)
         drawn = _turned(drawn, to_white @ (means[c] - mu), rho)
-        # of its own covariance's chance part the class keeps the share that was shrunk, g; with
-        # sqrt(1 - g²) of the group's it varies as much as a random group's
-        share = np.sqrt(1 - shrink[c] ** 2)
-        target = share * covariance(group) + (1 - share) * s
+        target = share[c] * covariance(group) + (1 - share[c]) * s
         centred = v[users] - means[c]
         new_v[users] = mu + from_white @ drawn + centred @ transport(covariances[c], target)
     return new_v, new_radius
+
+
+def _shares(p: np.ndarray, shrink: np.ndarray) -> np.ndarray:
+    """How much of its random group's covariance a class takes; 1 where nothing is shrunk.
+
+    Of its own covariance's chance part a class keeps the share g_c that was shrunk. Chance parts
+    E_c of complementary groups have E <E_i, E_j> = [i = j] / p_i - 1, so that with shares s_c
+
+        F(s) = Σ_c s_c² - 2 Σ_c p_c s_c² + (Σ_c p_c s_c)²
+
+    is how far the classes' covariances lie apart, F(1) = C - 1 for random groups. With
+    s_c = k sqrt(1 - g_c²), k is such that F(s) + F(g) = C - 1.
+    """
+
+    def apart(s: np.ndarray) -> float:
+        return float((s**2).sum() - 2 * p @ s**2 + (p @ s) ** 2)
+
+    share = np.sqrt(1 - shrink**2)
+    return share * np.sqrt(max(0.0, len(p) - 1 - apart(shrink)) / apart(share))
 
 
 def _turned(drawn: np.ndarray, old: np.ndarray, rho: float) -> np.ndarray:

@@ -66,8 +66,8 @@ def fit(
     """The eraser of one attribute from all tables side by side.
 
     Args:
-        tables: as in every fit; users of unknown label say where the centre is.
-        labels: one attribute.
+        tables, labels: as in every fit, one attribute; users of unknown label say nothing, and
+            are moved as all others are.
     """
     start = time.perf_counter()
     (classes,) = labels.values()

@@ -70,9 +70,17 @@ def test_scopes_edit_what_they_say(workspace, model, scope, edited, untouched):
     np.testing.assert_array_equal(embedding, after[edited[0]])
     command = ["attack=audit", "attackers=logistic", "audit_permutations=19", "threads=1"]
     assert attack.main([*command, f"model={model}", "method=calibrated", f"scope={scope}"]) == 0
-    audit = json.loads((results / "calibrated" / part / "seed-0/audit.json").read_text())
+    audit = json.loads(
+        (results / "calibrated" / part / "seed-0/audit-logistic-permutations-19.json").read_text()
+    )
     assert list(audit["places"]) == [*after, "lists"]
-    assert ("stay as trained" in audit["treatment"]) == (scope == "embedding")
+    of_scope = ["gmf", "mlp"] if model == "ncf" else ["layer0"]
+    named = {"embedding": of_scope[:1], "tables": of_scope, "served": edited}[scope]
+    assert audit["treatment"].startswith(f"Calibrated edited {', '.join(named)}.")
+    assert ("As trained: mlp." in audit["treatment"]) == bool(untouched)
+    assert ("Made from what was edited: propagated" in audit["treatment"]) == (
+        model == "lgn" and scope != "served"
+    )
 
 
 @pytest.mark.parametrize("method", ["u2u", "d2d", "leace", "barycentre"])
@@ -84,6 +92,12 @@ def test_every_method_that_edits_takes_all_tables(workspace, method):
     assert (both["mlp"] != one["mlp"]).any()
 
 
+@pytest.mark.parametrize("method", ["u2u", "d2d"])
+def test_what_lightgcn_serves_can_be_held_back_by_ranking(workspace, method):
+    keys = [f"method={method}", "scope=served", "regularizer=ranking", "unlearn_steps=3"]
+    assert main.main([*TINY, "model=lgn", *keys, "ranking_top=5"]) == 0
+
+
 def test_what_makes_no_sense_is_one_line(workspace, capsys):
     wrong = [*TINY, "method=d2d", "scope=tables", "regularizer=ranking"]
     assert main.main(wrong) == 2
@@ -92,3 +106,7 @@ def test_what_makes_no_sense_is_one_line(workspace, capsys):
     files = ["user_embedding=x.npy", "labels=x.npy", "method=leace", "scope=served"]
     assert main.main([*TINY, *files]) == 2
     assert 'scope "served" is of a recommender' in capsys.readouterr().err
+    np.save("x.npy", np.random.default_rng(0).normal(size=(9, 2)))
+    np.save("y.npy", np.array([0] * 7 + [1] * 2))
+    assert main.main([*TINY, "user_embedding=x.npy", "labels=y.npy", "method=calibrated"]) == 2
+    assert "method calibrated needs 5" in capsys.readouterr().err

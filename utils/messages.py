@@ -1,8 +1,10 @@
 """What the commands show of a result, and what to do next."""
 
 import dataclasses
+import json
 import logging
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -140,15 +142,25 @@ def verdict_line(result: dict[str, Any]) -> str:
     )
 
 
+def told(row: Mapping[str, Any], classes: int) -> tuple[str, str]:
+    """How much a place tells, and what it tells by chance in 95 of 100 cases. Of two classes an
+    AUC; of more, where one may lie above 0.5 and another below, the mean distance from it.
+    """
+    if classes > 2:
+        return f"mean |AUC - 0.5| {row['leakage']:.3f}", f"{row['null_95']:.3f}"
+    flipped = f", i.e. {1 - row['auc']:.3f} flipped" if row["auc"] < 0.5 else ""
+    return f"AUC {row['auc']:.3f}{flipped}", f"{0.5 + row['null_95']:.3f}"
+
+
 def audit_verdict(verdict: Mapping[str, Any], attackers: int, places: int) -> str:
     """An audit's verdict in one line."""
-    auc = f"{verdict['auc']:.3f}"
-    if verdict["auc"] < 0.5:
-        auc += f", i.e. {1 - verdict['auc']:.3f} flipped"
-    null = f"null 95 %: {0.5 + verdict['null_95']:.3f}, p = {verdict['p']:.2g}"
-    where = f"{verdict['place']}, read by {verdict['attacker']} at AUC {auc}"
+    at, bound = told(verdict, verdict["classes"])
+    null = f"null 95 %: {bound}, p = {verdict['p']:.2g}"
+    where = f"{verdict['place']}, read by {verdict['attacker']} at {at}"
     if verdict["leaks"]:
         return f"leaks: {where}; {null}"
+    if not verdict["can_tell"]:
+        return f"too few users to tell: {where}; {null}, so that nothing could be a leak"
     return (
         f"no leak found: the worst of {attackers} attackers at {places} places is {where}; {null}. "
         "Reduced inference risk, not anonymity: another attacker may find more"
@@ -160,16 +172,18 @@ def describe_audit(result: Mapping[str, Any]) -> None:
     places, baselines = result["places"], result["baselines"]
     tried = len(next(iter(places.values()))["attackers"])
     log.info("  %s", audit_verdict(result["verdict"], tried, len(places)))
-    log.info("  %-24s %4s  %-13s %6s  %8s  %6s", "place", "d", "worst", "AUC", "null 95", "p")
+    of_two = len(result["classes"]) == 2
+    what = "AUC" if of_two else "|AUC - 0.5|"
+    log.info("  %-24s %4s  %-13s %11s  %8s  %6s", "place", "d", "worst", what, "null 95", "p")
     for kind, rows in (("", places), ("baseline ", baselines)):
         for name, row in rows.items():
             log.info(
-                "  %-24s %4d  %-13s %.3f  %8.3f  %6.2g%s",
+                "  %-24s %4d  %-13s %11.3f  %8.3f  %6.2g%s",
                 kind + name,
                 row["dimensions"],
                 row["worst"],
-                row["auc"],
-                0.5 + row["null_95"],
+                row["auc"] if of_two else row["leakage"],
+                0.5 * of_two + row["null_95"],
                 row["p"],
                 "  leaks" if row["leaks"] and not kind else "",
             )
@@ -197,11 +211,16 @@ def command_for(
 ) -> str:
     """A command that names those of the values that its config has and by default has not."""
     differs = [
-        f"{field.name}={values[field.name]}"
+        shlex.quote(f"{field.name}={_value(values[field.name])}")
         for field in dataclasses.fields(cls)
         if field.name in values and values[field.name] != field.default
     ]
     return " ".join(["python", program, *differs])
+
+
+def _value(value: Any) -> str:
+    """As on a command line, where what isn't JSON is text."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def sweep_point(config: Config, configs: Sequence[Config]) -> str:

@@ -46,6 +46,8 @@ def ranking(scorer: EmbeddingScorer, margin: float) -> Objective:
             held = [part.detach().requires_grad_() for part in shared]
             for users in scorer.blocks:
                 hinge(held, users).backward()
-            return torch.autograd.grad(shared, theta, [part.grad for part in held])[0]
+            made = [number for number, part in enumerate(shared) if part.requires_grad]
+            ends, starts = [shared[n] for n in made], [held[n].grad for n in made]
+            return torch.autograd.grad(ends, theta, starts)[0]
 
     return Objective(value, gradient)

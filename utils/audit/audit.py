@@ -72,6 +72,8 @@ class Subject:
         activity: (n,) interactions a user; None where they aren't known.
         metrics: a name -> (n,) value a user of the recommendations' quality; None as above.
         before: the same of the original.
+        treatment: what was done to the vectors, in words.
+        checksums: SHA-256 of the files behind all this.
     """
 
     places: Mapping[str, np.ndarray]
@@ -83,6 +85,8 @@ class Subject:
     activity: np.ndarray | None = None
     metrics: Mapping[str, np.ndarray] | None = None
     before: Mapping[str, np.ndarray] | None = None
+    treatment: str = "The vectors are audited as they were given."
+    checksums: Mapping[str, str] = field(default_factory=dict)
 
 
 def audit(subject: Subject, settings: Settings, jobs: int) -> dict[str, Any]:
@@ -100,14 +104,14 @@ def audit(subject: Subject, settings: Settings, jobs: int) -> dict[str, Any]:
     baselines = {name: x[users] for name, x in subject.baselines.items()}
     baselines["random"] = random_vectors(len(users), first.shape[1], rng)
     activity = None if subject.activity is None else subject.activity[users]
-    everything = {**vectors, **{f"baseline {name}": x for name, x in baselines.items()}}
-    found = attack_places(everything, labels, settings.attackers, split, seed, jobs)
-    at_places = {name: found[name] for name in vectors}
+    at_places, beside = (
+        attack_places(tables, labels, settings.attackers, split, seed, jobs)
+        for tables in (vectors, baselines)
+    )
     of_places = worst(at_places, labels, settings.permutations, seed)
-    of_all = of_places.pop("")
-    beside = {name: found[f"baseline {name}"] for name in baselines}
+    of_all = of_places.pop(None)
     of_baselines = worst(beside, labels, settings.permutations, seed)
-    del of_baselines[""]
+    del of_baselines[None]
     truth = labels[split.test]
     chosen = at_places[of_all.place][of_all.attacker]
     return {
@@ -142,10 +146,12 @@ def _verdict(of_all: Worst, found: Scores, truth: np.ndarray) -> dict[str, Any]:
     low, high = auc_interval(found.scores, truth)
     return {
         "leaks": of_all.leaks,
+        "can_tell": of_all.can_tell,
         "place": of_all.place,
         "attacker": of_all.attacker,
         "auc": of_all.auc,
         "interval": [low, high],
+        "classes": max(2, found.scores.shape[1]),
         "leakage": of_all.leakage,
         "p": of_all.p,
         "null_95": of_all.bound,
@@ -227,7 +233,13 @@ def _curve(
     for ratio in RATIOS:
         try:
             found = out_of_sample(
-                x, labels, names, Protocol("shadow", ratio, CURVE_DRAWS, 2, 1, seed), jobs, True
+                x,
+                labels,
+                names,
+                Protocol("shadow", ratio, CURVE_DRAWS, 2, 1, seed),
+                jobs,
+                quiet=True,
+                settings="cv",
             )
         except UserError:  # so few users that a side would lack a class
             continue
@@ -248,15 +260,20 @@ def _curve(
 def _groups(
     found: Scores, labels: np.ndarray, activity: np.ndarray | None, split: Round
 ) -> dict[str, Any]:
-    """The worst attacker's AUC among users of little, middling and much activity."""
+    """The worst attacker's AUC among users of little, middling and much activity, by thirds as far
+    as equally active users allow.
+    """
     if activity is None:
         return {}
     tested = activity[split.test]
     bounds = np.quantile(tested, [1 / 3, 2 / 3])
     third = np.searchsorted(bounds, tested, side="left")
     result = {}
-    for number, name in enumerate(("least active third", "middle third", "most active third")):
+    for number in range(3 if third.min() != third.max() else 0):
         members = third == number
+        if not members.any():
+            continue
+        name = f"{tested[members].min()} to {tested[members].max()} interactions"
         truth = labels[split.test][members]
         counts = np.bincount(truth, minlength=found.scores.shape[1])
         if counts.min() < FEWEST:

@@ -49,7 +49,8 @@ def random_vectors(n_users: int, d: int, rng: np.random.Generator) -> np.ndarray
 
 
 def widest(matrix: np.ndarray | csr_array, seed: int) -> np.ndarray:
-    """(n, min(64, m - 1)) float32: rows of (n, m) in the coordinates of its widest directions.
+    """(n, k) float32, k = min(64, n - 1, m - 1): rows of (n, m) in the coordinates of its widest
+    directions.
 
     Args:
         matrix: a row a user.

@@ -20,7 +20,15 @@ from tqdm import tqdm
 from utils.audit.attackers import ATTACKERS
 from utils.audit.protocols import Round
 from utils.audit.scores import Scores, train_and_score
-from utils.audit.statistics import class_aucs, leakage, p_value, permuted_leakages
+from utils.audit.statistics import (
+    LEVEL,
+    MOST_LEAKAGE,
+    class_aucs,
+    leakage,
+    p_value,
+    permuted_leakages,
+    upper_bound,
+)
 from utils.errors import UserError
 from utils.seeds import numpy_generator, seed32
 
@@ -33,7 +41,7 @@ def participants(labels: np.ndarray, most: int, seed: int) -> np.ndarray:
 
     Args:
         labels: (n,) int64, classes 0 .. C-1, -1 where unknown.
-        most: of more, so many are drawn, in the classes' shares.
+        most: of more, so many are drawn, in the classes' shares, at least FEWEST of each.
         seed: of the draw.
 
     Raises:
@@ -41,21 +49,19 @@ def participants(labels: np.ndarray, most: int, seed: int) -> np.ndarray:
     """
     users = np.flatnonzero(labels >= 0)
     counts = np.bincount(labels[users])
-    drawn = np.floor(counts * min(1, most / len(users)))
     if counts.min() < FEWEST:
         raise UserError(
             f"the smallest class has {counts.min()} users, and an audit needs {FEWEST}: leave it "
             "out of the labels, or join it with another"
         )
-    if drawn.min() < FEWEST:
-        raise UserError(
-            f"the smallest class has {drawn.min():.0f} users among audit_users {most}, and an "
-            f"audit needs {FEWEST}: raise audit_users"
-        )
     if len(users) > most:
-        users, _ = train_test_split(
-            users, train_size=most, stratify=labels[users], random_state=seed32(seed, "subsample")
-        )
+        rng = numpy_generator(seed, "subsample")
+        sizes = np.maximum(FEWEST, np.round(counts * (most / len(users)))).astype(int)
+        drawn = [
+            rng.choice(np.flatnonzero(labels == c), min(size, counts[c]), replace=False)
+            for c, size in enumerate(sizes)
+        ]
+        users = np.concatenate(drawn)
     return np.sort(users)
 
 
@@ -96,10 +102,11 @@ def attack_places(
         quiet: without progress.
     """
     pairs = [(place, name) for place in places for name in attackers]
+    features = {place: x.astype(np.float32, copy=False) for place, x in places.items()}
     work = (
         delayed(train_and_score)(
             ATTACKERS[name]("cv", seed32(seed, "attacker", name)),
-            places[place].astype(np.float32),
+            features[place],
             labels,
             split,
         )
@@ -139,13 +146,18 @@ class Worst:
 
     @property
     def bound(self) -> float:
-        """The null's 95th percentile."""
-        return float(np.quantile(self.null, 0.95, method="higher"))
+        """What is above it has a p of at most .05."""
+        return upper_bound(self.null)
+
+    @property
+    def can_tell(self) -> bool:
+        """Whether anything that could be found would be beyond chance; not with a few users."""
+        return self.bound < MOST_LEAKAGE
 
     @property
     def leaks(self) -> bool:
         """Whether more is found than the worst finds by chance in 95 of 100 cases."""
-        return self.leakage > self.bound
+        return self.p <= LEVEL
 
 
 def worst(
@@ -153,8 +165,8 @@ def worst(
     labels: np.ndarray,
     permutations: int,
     seed: int,
-) -> dict[str, Worst]:
-    """The worst attacker of each place, and, by the name "", that of all places together.
+) -> dict[str | None, Worst]:
+    """The worst attacker of each place, and, by the name None, that of all places together.
 
     Args:
         found: as from `attack_places`, one split for all.
@@ -169,9 +181,9 @@ def worst(
     null = permuted_leakages(scores, truth, permutations, rng)  # (B, m)
     aucs = [class_aucs(one, truth) for one in scores]
     leakages = np.array([leakage(one) for one in aucs])
-    result = {}
-    for which in ("", *found):
-        members = np.array([place == which or not which for place, *_ in flat])
+    result: dict[str | None, Worst] = {}
+    for which in (None, *found):
+        members = np.array([which in (None, place) for place, *_ in flat])
         chosen = max(np.flatnonzero(members), key=lambda i: leakages[i])
         of_null = null[:, members].max(1)
         result[which] = Worst(

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from utils.audit.leakage import auc, leakage
 from utils.audit.protocols import Protocol
 from utils.audit.scores import out_of_sample
+from utils.audit.statistics import LEVEL, MOST_LEAKAGE, p_value, upper_bound
 from utils.seeds import derive, numpy_generator
 
 
@@ -93,14 +94,16 @@ def verdict(attackers: Mapping[str, Any], null: Sequence[float]) -> dict[str, An
         the leakage is above the null's 95th percentile.
     """
     worst = Worst.of(attackers)
-    bound = float(np.quantile(null, 0.95, method="higher"))
+    values = np.array(null)
+    p = p_value(worst.leakage, values)
     return {
         "worst": worst.attacker,
         "auc": worst.auc,
         "leakage": worst.leakage,
-        "null": {"mean": float(np.mean(null)), "95": bound, "values": list(null)},
-        "p": (1 + sum(value >= worst.leakage for value in null)) / (len(null) + 1),
-        "leaks": worst.leakage > bound,
+        "null": {"mean": float(values.mean()), "95": upper_bound(values), "values": list(null)},
+        "p": p,
+        "leaks": p <= LEVEL,
+        "can_tell": upper_bound(values) < MOST_LEAKAGE,
     }
 
 
@@ -111,15 +114,14 @@ def gate(result: Mapping[str, Any], fail_above: float | str) -> str:
         result: of an attack, with its verdict for "null-95".
         fail_above: a number, or "null-95".
     """
-    leaks = fail_above == "null-95" and result["verdict"]["leaks"]
-    return _gate(leaks, Worst.of(result["attackers"]).leakage, fail_above)
+    leakage = Worst.of(result["attackers"]).leakage
+    return audit_gate({"leakage": leakage} | result.get("verdict", {}), fail_above)
 
 
 def audit_gate(verdict: Mapping[str, Any], fail_above: float | str) -> str:
-    """The same of an audit's verdict."""
-    return _gate(verdict["leaks"], verdict["leakage"], fail_above)
-
-
-def _gate(leaks: bool, leakage: float, fail_above: float | str) -> str:
-    failed = leaks if fail_above == "null-95" else leakage > float(fail_above)
+    """The same of an audit's verdict; where too few users can't tell, "null-95" fails."""
+    if fail_above == "null-95":
+        failed = verdict["leaks"] or not verdict["can_tell"]
+    else:
+        failed = verdict["leakage"] > float(fail_above)
     return "failed" if failed else "passed"

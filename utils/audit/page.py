@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from utils.config import AttackConfig
 from utils.messages import audit_verdict, command_for
-from utils.pages.parts import Banner, Drawing, Grid, Part, Section, Tone, literal
+from utils.pages.parts import Banner, Drawing, Grid, Kind, Part, Section, Tone, literal
 
 INK = "#0a0b0c"
 """Becomes the page's own colour of text, light or dark."""
@@ -27,6 +27,8 @@ STYLE = {
     "axes.spines.right": False,
 }
 
+WORDS = {"auc": "AUC", "leakage": "Mean |AUC - 0.5| of the classes"}
+
 LIMITS = (
     "A verdict of no leak found means reduced inference risk, not anonymity: an attacker of "
     "another kind, with more labels, or with other data about the same users, may find more. The "
@@ -34,7 +36,7 @@ LIMITS = (
     "search indexes and models made from them before keep what they hold. A user's membership, or "
     "the interactions themselves, are other questions.",
     "One half of the labelled users trained the attackers. The p-value is exact for these halves; "
-    "other halves (`attack_seed`) give other figures, within the intervals.",
+    "other halves (`attack_seed`) train other attackers and give other figures.",
 )
 
 
@@ -62,19 +64,29 @@ def audit_page(result: Mapping[str, Any]) -> list[Section]:
 def _summary(result: Mapping[str, Any]) -> Section:
     verdict, places = result["verdict"], result["places"]
     tried = len(next(iter(places.values()))["attackers"])
-    leaking = [name for name, row in places.items() if row["leaks"]]
     low, high = verdict["interval"]
-    text = (
-        f"AUC {verdict['auc']:.3f}, 95 % interval {low:.3f} to {high:.3f}; 0.5 is chance, and what "
-        "is below it is read by turning the answer round. "
+    if _of_two(result):
+        text = (
+            f"AUC {verdict['auc']:.3f}: 0.5 is chance, and what is below it is read by turning the "
+            f"answer round. 95 % interval of this attacker {low:.3f} to {high:.3f}; picked as the "
+            "worst of many on the same users, it looks somewhat better than it is. "
+        )
+    else:
+        text = (
+            "A class may be read from above 0.5 or from below it, so the distance from 0.5 counts, "
+            "averaged over classes. "
+        )
+    text += (
         f"The worst of {tried} attackers and {len(places)} places stays within "
         f"{verdict['null_95']:.3f} of 0.5 in 95 of 100 cases where there is nothing to find "
         f"({verdict['permutations']} permutations)."
     )
-    if leaking:
-        text += f" Beyond chance by itself: {', '.join(map(literal, leaking))}."
+    beyond = [name for name, row in places.items() if row["leakage"] > verdict["null_95"]]
+    if verdict["leaks"] and beyond:
+        text += f" Beyond that: {', '.join(map(literal, beyond))}."
     words = literal(audit_verdict(verdict, tried, len(places)))
-    banner = Banner("leaks" if verdict["leaks"] else "ok", _capital(words), text)
+    kind: Kind = "leaks" if verdict["leaks"] else "ok" if verdict["can_tell"] else "unknown"
+    banner = Banner(kind, _capital(words), text)
     title = f"Can {literal(result['attribute'])} be told from {literal(result['title'])}?"
     return Section(title, [banner])
 
@@ -98,6 +110,7 @@ def _assumed(result: Mapping[str, Any]) -> Section:
 def _places(result: Mapping[str, Any]) -> Section:
     places = result["places"]
     names = list(next(iter(places.values()))["attackers"])
+    measure = "auc" if _of_two(result) else "leakage"
     rows: list[list[str]] = []
     tones: list[list[Tone]] = []
     for place, row in places.items():
@@ -106,16 +119,18 @@ def _places(result: Mapping[str, Any]) -> Section:
         for name in names:
             found = row["attackers"][name]
             beyond = found["leakage"] > row["null_95"]
-            cells.append(f"{found['auc']:.3f}")
+            cells.append(f"{found[measure]:.3f}")
             colours.append("bad" if beyond else "")
         last: Tone = "bad" if row["leaks"] else "good"
         rows.append([literal(place), str(row["dimensions"]), *cells, _number(row["p"])])
         tones.append(["", "", *colours, last])
     table = Grid(["Place", "d", *names, "p"], rows, tones)
     text = (
-        "AUC on the tested half, a row a place, a column an attacker. Coloured: farther from 0.5 "
-        "than the worst attacker of that place gets in 95 of 100 cases by chance. p: how often "
-        "chance finds as much as the place's worst attacker."
+        f"{WORDS[measure]} on the tested half, a row a place, a column an attacker. Coloured: "
+        "farther from 0.5 than the worst attacker of that place gets in 95 of 100 cases by chance; "
+        "p: how often chance finds as much as the place's worst attacker. Both are of a place by "
+        "itself: of several places one is coloured more often than 5 times in 100, which the "
+        "verdict above allows for."
     )
     apart = [
         f"{literal(place)}: {row['apart']['edges']} of {row['apart']['expected']:.0f} expected, "
@@ -182,15 +197,20 @@ def _baselines(result: Mapping[str, Any]) -> Section:
         "random": "nothing: random vectors",
     }
     rows, tones = [], []
+    measure = "auc" if _of_two(result) else "leakage"
     for name, row in result["baselines"].items():
-        rows.append([words[name], row["worst"], f"{row['auc']:.3f}", _number(row["p"])])
-        tone: Tone = "fair" if row["leaks"] else ""
+        rows.append([words[name], row["worst"], f"{row[measure]:.3f}", _number(row["p"])])
+        tone: Tone = "fair" if row["leaks"] and name != "random" else ""
         tones.append(["", "", tone, tone])
-    text = (
-        "The same attackers without any embedding. What the vectors tell beyond this is their own "
-        "leak; what they tell below it could be guessed anyway by someone who holds these data."
-    )
-    table = Grid(["What is known", "Worst attacker", "AUC", "p"], rows, tones)
+    text = "The same attackers without any embedding; random vectors are there to check them. "
+    if len(rows) > 1:
+        text += (
+            "What the vectors tell beyond this is their own leak; what they tell below it could be "
+            "guessed anyway by someone who holds these data."
+        )
+    else:
+        text += "Nothing else is known of the users of a file."
+    table = Grid(["What is known", "Worst attacker", WORDS[measure], "p"], rows, tones)
     return Section("What could be told without the embedding", [text, table])
 
 
@@ -213,10 +233,9 @@ def _utility(result: Mapping[str, Any]) -> Section:
         changes = {"all users": change.get("all"), **change.get("classes", {})}
         for name, one in groups.items():
             row = [metric, literal(name), str(one["users"])]
-            row.append(f"{one['mean']:.4f} ({one['low']:.4f} to {one['high']:.4f})")
+            row.append(_mean(one, ""))
             if other := changes.get(name):
-                span = f"({other['low']:+.4f} to {other['high']:+.4f})"
-                row.append(f"{other['mean']:+.4f} {span}")
+                row.append(_mean(other, "+"))
             rows.append(row)
     if not rows:
         return Section("Who pays", [])
@@ -228,12 +247,7 @@ def _utility(result: Mapping[str, Any]) -> Section:
 
 
 def _edited(result: Mapping[str, Any]) -> Section:
-    config = result["config"]
-    if config["user_embedding"]:
-        text = f"Audited: {literal(config['user_embedding'])}, as it is."
-    else:
-        text = literal(result["treatment"])
-    text += (
+    text = literal(result["treatment"]) + (
         " Search indexes, backups, caches and copies in other systems keep the old vectors until "
         "they are made anew; libraries that refit a user from the history, or propagate vectors "
         "over a graph before serving them, bypass an edited table. Audit what is really served."
@@ -255,19 +269,23 @@ def _again(result: Mapping[str, Any]) -> Section:
 
 
 def _dots(result: Mapping[str, Any]) -> Drawing:
-    places = result["places"]
+    places, of_two = result["places"], _of_two(result)
 
     def draw(axes: Axes) -> None:
         for line, row in enumerate(places.values()):
             bound = row["null_95"]
-            axes.barh(line, 2 * bound, left=0.5 - bound, height=0.6, color=OTHER, alpha=0.25)
+            left, width = (0.5 - bound, 2 * bound) if of_two else (0, bound)
+            axes.barh(line, width, left=left, height=0.6, color=OTHER, alpha=0.25)
             for found in row["attackers"].values():
                 colour = WORST if found["leakage"] > bound else OTHER
-                axes.plot(found["auc"], line, "o", color=colour, ms=5, alpha=0.85)
-        axes.axvline(0.5, color=INK, lw=0.8, ls="--")
-        axes.set_yticks(range(len(places)), list(places))
+                x = found["auc"] if of_two else found["leakage"]
+                axes.plot(x, line, "o", color=colour, ms=5, alpha=0.85)
+        axes.axvline(0.5 * of_two, color=INK, lw=0.8, ls="--")
+        axes.set_yticks(range(len(places)), list(places), parse_math=False)
         axes.invert_yaxis()
-        axes.set_xlabel("AUC: 0.5 tells nothing, either side tells")
+        axes.set_xlabel(
+            "AUC: 0.5 tells nothing, either side tells" if of_two else "mean |AUC - 0.5|"
+        )
 
     caption = (
         "A dot an attacker. The band: where the place's worst attacker lies in 95 of 100 cases if "
@@ -291,8 +309,19 @@ def _svg(name: str, size: tuple[float, float], draw: Callable[[Axes], None]) -> 
     return re.sub(r'<g id="[\w.]+_\d+">', "<g>", svg)
 
 
+def _of_two(result: Mapping[str, Any]) -> bool:
+    return len(result["classes"]) == 2
+
+
 def _number(p: float) -> str:
     return f"{p:.2g}"
+
+
+def _mean(one: Mapping[str, Any], sign: str) -> str:
+    mean = f"{one['mean']:{sign}.4f}"
+    if one["low"] is None:
+        return mean
+    return f"{mean} ({one['low']:{sign}.4f} to {one['high']:{sign}.4f})"
 
 
 def _interval(pair: list[float]) -> str:

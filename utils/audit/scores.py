@@ -29,7 +29,7 @@ class Scores:
         split: the round.
         scores: (n_test, C), higher where a class is likelier; rows sum to 1.
         predicted: (n_test,) int64, the attacker's own choice of class.
-        converged: whether it was trained to the end.
+        converged: whether it was trained to the end, and has a score for everybody.
     """
 
     split: Round
@@ -45,6 +45,7 @@ def out_of_sample(
     protocol: Protocol,
     jobs: int = 1,
     quiet: bool = False,
+    settings: str = "",
 ) -> dict[str, list[Scores]]:
     """Train every attacker on every round of a protocol and let it score the round's test users.
 
@@ -55,6 +56,7 @@ def out_of_sample(
         protocol: the protocol and its settings.
         jobs: processes; changes the speed alone.
         quiet: without progress.
+        settings: the protocol whose settings the attackers have, where it is another one.
 
     Returns:
         Each attacker's scores, a round each.
@@ -66,7 +68,7 @@ def out_of_sample(
     features = embedding.astype(np.float32)
     work = (
         delayed(train_and_score)(
-            ATTACKERS[name](protocol.name, seed32(protocol.seed, "attacker", number)),
+            ATTACKERS[name](settings or protocol.name, seed32(protocol.seed, "attacker", number)),
             features,
             labels,
             split,
@@ -90,12 +92,14 @@ def train_and_score(
     classifier: Any, features: np.ndarray, labels: np.ndarray, split: Round
 ) -> Scores:
     """One attacker on one round."""
-    with threadpool_limits(1):
+    with threadpool_limits(1), np.errstate(all="ignore"):
         converged = _fit(classifier, features[split.train], labels[split.train])
         tested = features[split.test]
-        return Scores(
-            split, _class_scores(classifier, tested), classifier.predict(tested), converged
-        )
+        scores, predicted = _class_scores(classifier, tested), classifier.predict(tested)
+    # who can't be scored, such as by a spread of zero, is as likely of every class
+    unknown = ~np.isfinite(scores).all(1)
+    scores[unknown] = 1 / scores.shape[1]
+    return Scores(split, scores, predicted, converged and not unknown.any())
 
 
 def _fit(classifier: Any, features: np.ndarray, labels: np.ndarray) -> bool:

@@ -162,6 +162,19 @@ def p_value(observed: float, null: np.ndarray) -> float:
     return (1 + int((null >= observed).sum())) / (len(null) + 1)
 
 
+MOST_LEAKAGE = 0.5
+LEVEL = 0.05
+"""Of the verdict: how often a leak is called where there is none, at most."""
+
+
+def upper_bound(null: np.ndarray) -> float:
+    """What is above it has a p of at most LEVEL: the ⌈0.95 (B + 1)⌉-th smallest of the null, or the
+    largest.
+    """
+    number = math.ceil(round((1 - LEVEL) * (len(null) + 1), 9))
+    return float(np.sort(null)[min(number, len(null)) - 1])
+
+
 def _ranks(scores: np.ndarray) -> np.ndarray:
     """(n, judged) ranks from 1, ties in their middle."""
     return rankdata(judged(scores), axis=0)

@@ -10,19 +10,20 @@ METRICS = ("HR@10", "NDCG@10")
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean over users and its 95 % interval, from their spread."""
+    """A mean over users and its 95 % interval, from their spread; a single user has none."""
 
     mean: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     users: int
 
 
 def mean_of(values: np.ndarray) -> Mean:
-    """Of a value a user; an interval asks for two users."""
+    """Of a value a user."""
     mean = float(values.mean())
-    error = float(values.std(ddof=1)) / len(values) ** 0.5 if len(values) > 1 else float("inf")
-    half = float(norm.ppf(0.975)) * error
+    if len(values) == 1:
+        return Mean(mean, None, None, 1)
+    half = float(norm.ppf(0.975) * values.std(ddof=1)) / len(values) ** 0.5
     return Mean(mean, mean - half, mean + half, len(values))
 
 

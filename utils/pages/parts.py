@@ -71,4 +71,5 @@ class Section:
 
 def literal(text: str) -> str:
     """A text that may hold anything, such as a label of a user's file, as it stands."""
+    text = " ".join(text.split())
     return re.sub(r"([\\`*_\[\]<>&~])", r"\\\1", text)

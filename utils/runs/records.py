@@ -263,8 +263,13 @@ def has_audit(record: Record, config: AttackConfig, groups: Groups, run: str | N
     )
 
 
+def audit_keys(config: AttackConfig) -> dict[str, Any]:
+    """Keys that an audit depends on besides the attribute and the attackers."""
+    return identity(config, [Group.AUDIT]) | {"attack_seed": config.attack_seed}
+
+
 def _audit_which(config: AttackConfig, groups: Groups) -> dict[str, Any]:
-    keys = identity(config, [Group.AUDIT]) | {"attack_seed": config.attack_seed}
+    keys = audit_keys(config)
     if config.attackers != AttackConfig.attackers:
         keys["attackers"] = list(config.attackers)
     settings = {key: value for key, value in keys.items() if value != getattr(AttackConfig, key)}
