@@ -127,7 +127,7 @@ def test_a_browser_shows_it_without_complaint(audited, tmp_path):
         [CHROMIUM, *flags.split(), audited[0].as_uri()],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert "CONSOLE" not in done.stderr
     assert done.stdout.count("<svg") == 3
