@@ -266,7 +266,8 @@ def unlearn_recommender(
         for name, edited in eraser.apply(tables).items():
             model.user_tables()[name].copy_(edited)
     write_json_lines(folder.path / "metrics.jsonl", eraser.history)
-    return model, recorded(eraser, "float32") | {"edited": list(tables)}
+    left = [name for name in model.served() if name not in tables]
+    return model, recorded(eraser, "float32") | {"edited": list(tables), "served_unedited": left}
 
 
 def unlearn_table(

@@ -88,6 +88,12 @@ def remarks(summary: dict[str, Any]) -> list[str]:
                 f"{100 * TOLERATED_LOSS:.0f} %; raise au_trade_off, or lower unlearn_steps or "
                 "unlearn_lr"
             )
+    if left := summary.get("served_unedited"):
+        said.append(
+            f"scores are made of {', '.join(left)}, which the method did not edit and which may "
+            "tell more than before: python attack.py attack=audit looks there, scope=served edits "
+            "it too"
+        )
     if "spread" in summary:
         apart, rounding = summary["spread"], summary["rounding"]
         if apart <= ROUNDING_STEPS * rounding:
