@@ -40,7 +40,7 @@ def test_the_pages_rows_are_means_and_counts(tmp_path):
         rows(tmp_path, "calibrated", seed, "embedding", {"gmf": first, "mlp": 0.02})
         rows(tmp_path, "calibrated", seed, "served", {"gmf": 0.04, "mlp": 0.06})
         rows(tmp_path, "original", seed, "embedding", {"gmf": 0.25, "mlp": 0.12}, kept="")
-    title, section = erasers_page(tmp_path)
+    title, _, section, _ = erasers_page(tmp_path)
     assert section.title == "NMF on ML-100K, gender"
     worst, places = (part for part in section.parts if isinstance(part, Grid))
     assert [row[:5] for row in worst.rows] == [

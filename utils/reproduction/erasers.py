@@ -36,6 +36,28 @@ BY_PLACE = (
     "By place: the worst attacker's |AUC - 0.5|, mean over seeds, and in how many of them it is a "
     "leak for this place by itself."
 )
+METHODS_SAID = (
+    "x are a user's vectors side by side, c the user's class with share p_c, mean m_c and "
+    "covariance A_c; x̄ and Σ of all users. Formulas and sources: "
+    "[methods](../../methods/README.md).",
+    "**LEACE** x - W⁺ P W (x - x̄), W = Σ^-½, P onto the columns of W Σ_xz: no linear predictor of "
+    "the label z beats a constant *on these users*, and no affine map that achieves it moves them "
+    "less. **Gaussian barycentre** μ + T(A_c, S) (x - m_c): the classes' means and covariances "
+    "become equal *on these users*. **Calibrated** gives each class, instead of equal moments, "
+    "those of its group in a random partition, and radii likewise: for Gaussian data the labels "
+    "then look drawn at random, from any half of the users too. What is not Gaussian only the "
+    "polish removes, and only what a ridge on linear or random Fourier features finds.",
+    "The first two, and D2D's MMD, make the classes of all users alike beyond chance. Who trains "
+    "on one half finds the other half's differences to be the first one's with the sign turned: "
+    "hence AUCs far below 0.5, the more dimensions the farther.",
+)
+LIMITS = (
+    "One data set, one attribute of two classes, three seeds of the models, one pair of halves: "
+    "each verdict is exact for its halves, the counts are no frequencies. Users whose label the "
+    "method has not seen are not protected. The lists leave out what a user is known to have, "
+    "which may tell of the history whatever the vectors are. ML-1M, age, occupation and "
+    "embeddings of other libraries were not audited.",
+)
 SCOPES = ("embedding", "tables", "served")
 
 
@@ -49,7 +71,12 @@ def erasers_page(folder: Path) -> list[Section]:
     if audits.empty:
         return []
     title = "Erasers, audited"
-    return [Section(title, list(INTRODUCTION)), *_blocks(audits)]
+    return [
+        Section(title, list(INTRODUCTION)),
+        Section("Methods", list(METHODS_SAID)),
+        *_blocks(audits),
+        Section("Limits", list(LIMITS)),
+    ]
 
 
 def _blocks(audits: pd.DataFrame) -> Iterator[Section]:
