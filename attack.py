@@ -22,14 +22,11 @@ import numpy as np
 import torch
 
 from data.dataset import Attribute, data_checksum, load_attribute, load_dataset
-from data.tables import (
-    check_float32,
-    load_embedding,
-    load_labels,
-    load_lists,
-    load_places,
-    load_users,
-)
+from data.tables.files import load_table, load_tables
+from data.tables.formats import format_of
+from data.tables.labels import load_labels
+from data.tables.run_files import load_embedding, load_lists, load_places, load_users
+from data.tables.user_table import UserTable, check_float32
 from methods import METHODS, ExperimentConfig
 from models import MODELS
 from utils.audit.attackers import ATTACKERS, STRONG, battery
@@ -91,9 +88,7 @@ def run_attack(config: AttackConfig) -> dict[str, Any]:
             log.info("%s was attacked (%s) already: %s", folder, config.protocol, record.path)
             return {"found": True}
         if file:
-            embedding = load_embedding(Path(file))
-            check_float32(Path(file), embedding)
-            target = target_file(config, Path(file), embedding)
+            target = target_file(config, Path(file), load_table(Path(file), config.table))
         else:
             target = target_run(config, folder)
         with log_file(target.log):
@@ -217,12 +212,12 @@ def audit_path(config: AttackConfig, target: "Target") -> Path:
 
 
 def subject_of_file(config: AttackConfig, path: Path) -> tuple["Target", Subject]:
-    """Every array of a file; nothing more is known of its users."""
-    places = load_places(path)
-    for table in places.values():
-        check_float32(path, table)
-    target = target_file(config, path, next(iter(places.values())))
-    return target, subject_of(target.attribute, places)
+    """Every user table of a file; nothing more is known of its users."""
+    tables = load_tables(path, config.table)
+    target = target_file(config, path, tables[0])
+    for table in tables[1:]:
+        check_float32(path, table.vectors)
+    return target, subject_of(target.attribute, {table.name: table.vectors for table in tables})
 
 
 def subject_of_run(config: AttackConfig, folder: Path) -> tuple["Target", Subject]:
@@ -396,9 +391,7 @@ def places_of_run(folder: Path, n_users: int, n_items: int, seed: int) -> dict[s
     """
     if not places_path(folder).exists():
         return {"user_embedding": load_embedding(embedding_path(folder))}
-    places = load_places(places_path(folder))
-    if len(next(iter(places.values()))) != n_users:
-        raise UserError(f"{places_path(folder)} does not hold {n_users} users; run main.py again")
+    places = load_places(places_path(folder), n_users)
     if (path := lists_path(folder)).exists():
         places["lists"] = list_vectors(load_lists(path, n_users, n_items), seed)
     return places
@@ -421,12 +414,13 @@ def target_run(config: AttackConfig, folder: Path) -> Target:
     return Target(title, path, embedding, attribute, folder / "attack.json", logs)
 
 
-def target_file(config: AttackConfig, path: Path, embedding: np.ndarray) -> Target:
-    """An embedding of your own, read from `path`; results go beside it."""
+def target_file(config: AttackConfig, path: Path, table: UserTable) -> Target:
+    """A table of your own, read from `path`; results go beside it."""
     assert config.labels  # checked at the door
-    attribute = load_labels(Path(config.labels), config.attribute, len(embedding))
+    check_float32(path, table.vectors)
+    attribute = load_labels(Path(config.labels), config.attribute, len(table.vectors), table.ids)
     beside = [path.with_name(f"{path.stem}.attack{ending}") for ending in (".json", ".log")]
-    return Target(str(path), path, embedding, attribute, *beside)
+    return Target(str(path), path, table.vectors, attribute, *beside)
 
 
 def saved_results(path: Path) -> dict[str, Any]:
@@ -479,6 +473,10 @@ def check(config: AttackConfig) -> None:
         )
     if config.labels and not config.user_embedding:
         raise UserError(f"labels {config.labels} belongs to user_embedding=FILE, which is missing")
+    if config.table and not config.user_embedding:
+        raise UserError("table belongs to user_embedding=FILE, which is missing")
+    if config.user_embedding:
+        format_of(Path(config.user_embedding))
     if config.user_embedding and config.place != DEFAULT_PLACE:
         raise UserError(
             f"place {config.place} is of a run of main.py; user_embedding {config.user_embedding} "

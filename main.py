@@ -12,6 +12,7 @@ if __name__ == "__main__":  # before the imports that take their time
 
     start("main")
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,15 +26,18 @@ from data.dataset import Attribute, Dataset, load_attribute, load_dataset
 from data.prepare import PrepareSettings, locked_dataset, prepared_folder
 from data.sampling import NegativeSampler
 from data.sources.formats import default_min_interactions
-from data.tables import (
-    check_squares,
+from data.tables.files import load_table, save_table
+from data.tables.formats import format_of
+from data.tables.labels import load_labels
+from data.tables.manifest import manifest
+from data.tables.run_files import (
     load_embedding,
-    load_labels,
     save_embedding,
     save_lists,
     save_places,
     save_users,
 )
+from data.tables.user_table import UserTable, check_squares
 from methods import METHODS, ExperimentConfig
 from methods.base import TopScorer
 from methods.eraser import Eraser, UserTables
@@ -48,13 +52,22 @@ from utils.errors import UserError
 from utils.messages import sweep_table
 from utils.metrics import evaluate_users, means
 from utils.reproduction import renew_report
-from utils.runs.files import file_checksum, write_json_lines
-from utils.runs.folder import RunFolder, load_weights, run_path, save_weights
+from utils.runs.files import file_checksum, write_json, write_json_lines
+from utils.runs.folder import (
+    RunFolder,
+    edited_path,
+    embedding_path,
+    load_weights,
+    run_path,
+    save_weights,
+)
 from utils.runs.records import check_record, runs
 from utils.runs.session import session
 from utils.runtime import available_cores, resolve_device
 from utils.seeds import numpy_generator, torch_generator
 from utils.threads import Threads
+
+log = logging.getLogger(__name__)
 
 RECOMMENDED = 20
 """Items of a user's list that is kept."""
@@ -94,6 +107,8 @@ def run(config: RunConfig, asked: bool = True) -> dict[str, Any]:
                 checksums["original_embedding"] = file_checksum(original.embedding_path)
             this.finish(config, results, checksums, device, threads)
     assert this.summary is not None
+    if config.output and data.table:
+        hand_over(config, data.table, this.summary)
     return this.summary
 
 
@@ -103,14 +118,14 @@ class Data:
 
     Attributes:
         dataset: what to train and rank with, on the run's device; None where a table is given.
-        table: (n_users, d) of somebody else's embedding; None where a dataset is given.
+        table: somebody else's embedding; None where a dataset is given.
         attribute: the users' labels, if the method needs them.
         labels: the same on the run's device.
         checksums: of the files behind them.
     """
 
     dataset: Dataset | None
-    table: np.ndarray | None
+    table: UserTable | None
     attribute: Attribute | None
     labels: Tensor | None
     checksums: Mapping[str, str]
@@ -118,7 +133,8 @@ class Data:
     def described(self) -> dict[str, Any]:
         """What a summary says of it."""
         if self.table is not None:
-            sizes = {"users": len(self.table), "dimensions": self.table.shape[1]}
+            users, dimensions = self.table.vectors.shape
+            sizes = {"users": users, "dimensions": dimensions}
         else:
             assert self.dataset is not None
             sizes = self.dataset.sizes()
@@ -132,11 +148,15 @@ def load(config: RunConfig, device: torch.device) -> Data:
     """
     if config.user_embedding:
         assert config.labels  # checked at the door
-        path = Path(config.user_embedding)
-        table, dataset = load_embedding(path), None
-        check_squares(path, table)
-        attribute: Attribute | None = load_labels(Path(config.labels), config.attribute, len(table))
+        path, dataset = Path(config.user_embedding), None
+        table = load_table(path, config.table)
+        check_squares(path, table.vectors)
+        attribute: Attribute | None = load_labels(
+            Path(config.labels), config.attribute, len(table.vectors), table.ids
+        )
         checksums = {"original": file_checksum(path)}
+        if config.table:
+            checksums["table"] = table.name
     else:
         table = None
         dataset, attribute = load_prepared(config)
@@ -273,17 +293,41 @@ def unlearn_recommender(
 def unlearn_table(
     config: RunConfig, data: Data, folder: RunFolder, threads: Threads
 ) -> dict[str, Any]:
-    """Edit somebody else's embedding and save it; returns what the summary records."""
+    """Edit somebody else's embedding and save it, as an array and in its own format; returns what
+    the summary records.
+    """
     table = data.table
-    assert table is not None
+    assert table is not None and config.user_embedding
+    given, source = table.vectors, Path(config.user_embedding)
     # half precision is too coarse to add up 500 small steps in
-    dtype = torch.float64 if table.dtype == "float64" else torch.float32
-    tables = {"user_embedding": torch.from_numpy(table).to(resolve_device(config.device), dtype)}
+    dtype = torch.float64 if given.dtype == "float64" else torch.float32
+    tables = {table.name: torch.from_numpy(given).to(resolve_device(config.device), dtype)}
     eraser = fit(config, tables, data, None, threads)
-    edited = eraser.apply(tables)["user_embedding"]
-    save_embedding(folder.embedding_path, edited.cpu().numpy().astype(table.dtype))
+    edited = eraser.apply(tables)[table.name].cpu().numpy().astype(given.dtype)
+    save_embedding(folder.embedding_path, edited)
+    if (path := edited_path(folder.path, source)) != folder.embedding_path:
+        save_table(path, table.edited(edited), source)
     write_json_lines(folder.path / "metrics.jsonl", eraser.history)
-    return recorded(eraser, table.dtype)
+    return recorded(eraser, given.dtype)
+
+
+def hand_over(config: RunConfig, table: UserTable, summary: Mapping[str, Any]) -> None:
+    """Write the edited embedding where, and in the format that, the config says; beside it what was
+    done, for whoever loads it into a store.
+    """
+    assert config.output and config.user_embedding and config.labels
+    method, source, target = (
+        METHODS[config.method],
+        Path(config.user_embedding),
+        Path(config.output),
+    )
+    edited = load_embedding(embedding_path(run_path(config, method.groups)))
+    save_table(target, table.edited(edited), source)
+    write_json(
+        target.with_name(f"{target.name}.manifest.json"),
+        manifest(source, table, Path(config.labels), target, edited, summary),
+    )
+    log.info("  handed over: %s, and what was done in %s.manifest.json", target, target)
 
 
 def fit(
@@ -369,6 +413,11 @@ def check_run(config: RunConfig) -> None:
             f"user_embedding {path} needs labels=FILE, a method that edits a finished embedding "
             f'({able}) and regularizer "frobenius": there is no model to train or to rank with'
         )
+    if (config.output or config.table) and not path:
+        what = "output" if config.output else "table"
+        raise UserError(f"{what} belongs to user_embedding=FILE, which is missing")
+    if path:
+        check_formats(path, config.output)
     if path and config.scope != "embedding":
         raise UserError(
             f'scope "{config.scope}" is of a recommender; user_embedding {path} is one table'
@@ -381,6 +430,19 @@ def check_run(config: RunConfig) -> None:
         )
     if config.record:
         check_record(runs(config.record), config)
+
+
+def check_formats(source: str, target: str | None) -> None:
+    """Refuse names of files that can't be read or written, and to write what was read.
+
+    Raises:
+        UserError: says which.
+    """
+    format_of(Path(source))
+    if target:
+        format_of(Path(target))
+        if Path(target).resolve() == Path(source).resolve():
+            raise UserError(f"output {target} is the input; give it another name")
 
 
 def same(config: RunConfig) -> str:

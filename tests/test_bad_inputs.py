@@ -100,7 +100,7 @@ MAIN = {
     "user_embedding=x.npy labels=l.csv": "edits a finished embedding (u2u, d2d, leace,",
     "user_embedding=x.npy labels=l.csv method=d2d regularizer=ranking": "no model to train",
     "user_embedding=x.npy labels=l.csv method=d2d": "x.npy does not exist",
-    "user_embedding=. labels=l.csv method=d2d": "is not a NumPy array file",
+    "user_embedding=. labels=l.csv method=d2d": ".: its name must end in one of .npy, .npz, .pt",
     "labels=l.csv": "belongs to user_embedding=FILE, which is missing",
     "Epochs=3": 'did you mean "epochs"?',
     "=3": 'unknown key ""',

@@ -15,7 +15,7 @@ import pytest
 import attack
 import main
 from data.dataset import load_attribute
-from data.tables import load_embedding
+from data.tables.run_files import load_embedding
 from methods import METHODS, d2d
 from methods.losses import mmd
 from models import MODELS

@@ -26,7 +26,8 @@ from data.sources.movielens import read_ml1m, read_ml100k
 from data.sources.own import read_csv, read_recbole
 from data.sources.pickles import load_dict
 from data.sources.readers import PrepareSettings, read_named, read_table
-from data.tables import load_embedding, load_labels
+from data.tables.files import load_table
+from data.tables.labels import load_labels
 from methods import ExperimentConfig, d2d, u2u
 from utils.config import AttackConfig, load_configs
 from utils.errors import UserError
@@ -221,8 +222,8 @@ def _weights() -> bytes:
 
 
 READERS: dict[str, tuple[bytes, Callable[[Path], object]]] = {
-    "x.npy": (_npy(np.eye(4, dtype=np.float32)), load_embedding),
-    "x.npz": (_npz(), load_embedding),
+    "x.npy": (_npy(np.eye(4, dtype=np.float32)), load_table),
+    "x.npz": (_npz(), load_table),
     "labels.npy": (_npy(np.array(["F", "M"])), lambda path: load_labels(path, "gender", 2)),
     "labels.csv": (b"id,gender\n1,F\n2,M\n", lambda path: load_labels(path, "gender", 2)),
     "dict.npy": (_npy(np.array({0: "F", 1: np.int64(2)}, dtype=object)), load_dict),

@@ -130,11 +130,22 @@ class RunConfig:
     scores are made of instead of those that they come from (lgn: the propagated ones; layer 0 is
     gone)."""
     user_embedding: Text | None = key(None, Group.PLACE)
-    """Your own embedding instead of a model and a dataset: a .npy or .npz file (n_users, d)."""
+    """Your own embedding (n_users, d) instead of a model and a dataset: .npy, .npz, .parquet,
+    .safetensors, PyTorch's .pt, .pth, .bin or .ckpt (tensors alone), .csv, .tsv, word2vec's .txt or
+    .vec, RecBole's .useremb."""
+    table: Text | None = key(None, Group.PLACE)
+    """Which table of a file with several: the name of an array, tensor or column. null = the only
+    one, or the one called user_embedding."""
     labels: Text | None = key(None, Group.PLACE)
-    """Labels of its rows, in order: a .npy file, or a CSV with a column named like `attribute`.
-    Empty, NaN or a negative number is unknown; a whole number is one class however it is spelt (0,
-    0.0, "0"); anything else is text as spelt ("NA", "None")."""
+    """Its users' labels: a .npy, .npz, .parquet or text file (CSV or other separators) with a
+    column named like `attribute`, joined by id where both files have a column of ids (user_id,
+    user, uid, id, ...), else row by row. Empty, NaN or a negative number is unknown; a whole number
+    is one class however it is spelt (0, 0.0, "0"); anything else is text as spelt ("NA", "None").
+    """
+    output: Text | None = key(None, Group.PLACE)
+    """Where to write the edited embedding besides the run folder, in the format of this name: the
+    same as the file's keeps all else that it holds, another has ids and vectors. FILE.manifest.json
+    beside it says what was done."""
     results_path: Text = key("exp_results/", Group.PLACE)
     """Folder of the run folders."""
     record: Text | None = key(None, Group.PLACE)
@@ -216,11 +227,18 @@ class AttackConfig:
     attack_seed: Natural = key(0, Group.ATTACK)
     """Seed of the draws and the attackers."""
     user_embedding: Text | None = key(None, Group.PLACE)
-    """Your own embedding instead of a model and a dataset: a .npy or .npz file (n_users, d)."""
+    """Your own embedding (n_users, d) instead of a model and a dataset: .npy, .npz, .parquet,
+    .safetensors, PyTorch's .pt, .pth, .bin or .ckpt (tensors alone), .csv, .tsv, word2vec's .txt or
+    .vec, RecBole's .useremb."""
+    table: Text | None = key(None, Group.PLACE)
+    """Which table of a file with several: the name of an array, tensor or column. null = the only
+    one, or the one called user_embedding; an audit takes all of users."""
     labels: Text | None = key(None, Group.PLACE)
-    """Labels of its rows, in order: a .npy file, or a CSV with a column named like `attribute`.
-    Empty, NaN or a negative number is unknown; a whole number is one class however it is spelt (0,
-    0.0, "0"); anything else is text as spelt ("NA", "None")."""
+    """Its users' labels: a .npy, .npz, .parquet or text file (CSV or other separators) with a
+    column named like `attribute`, joined by id where both files have a column of ids (user_id,
+    user, uid, id, ...), else row by row. Empty, NaN or a negative number is unknown; a whole number
+    is one class however it is spelt (0, 0.0, "0"); anything else is text as spelt ("NA", "None").
+    """
     results_path: Text = key("exp_results/", Group.PLACE)
     """Folder of the run folders."""
     record: Text | None = key(None, Group.PLACE)

@@ -12,7 +12,7 @@ from typing import Any
 from utils.audit.statistics import auc_standard_error
 from utils.config import AttackConfig, Config, RunConfig
 from utils.metrics import CUTOFFS
-from utils.runs.folder import embedding_path
+from utils.runs.folder import edited_path, embedding_path
 
 log = logging.getLogger(__name__)
 
@@ -202,8 +202,9 @@ def describe_audit(result: Mapping[str, Any]) -> None:
 def _next_steps(config: dict[str, Any], folder: Path, kind: type[RunConfig]) -> list[str]:
     """Commands that make sense after this run, naming what differs from the defaults."""
     if config["user_embedding"]:
-        config = {key: config[key] for key in ("labels", "attribute")}
-        config["user_embedding"] = str(embedding_path(folder))
+        edited = edited_path(folder, Path(config["user_embedding"]))  # it has the ids
+        config = {key: config[key] for key in ("labels", "attribute", "table")}
+        config["user_embedding"] = str(edited)
     steps = [command_for("attack.py", AttackConfig, config)]
     if config.get("method") == "original":
         steps.append(command_for("main.py", kind, config | {"method": "d2d"}))

@@ -4,7 +4,8 @@
     train_log.log           what was printed, with times
     metrics.jsonl           a line an epoch, or 20 steps of unlearning
     weights/final_model.pth state_dict of the recommender (its name is `target_model`)
-    weights/user_embedding.npy (n_users, d) float32
+    weights/user_embedding.npy (n_users, d) float32; of somebody else's file also the file itself,
+                            edited
     weights/user_vectors.npz users' vectors by place: the model's tables, what it serves, and the
                             scores' widest directions
     weights/user_lists.npy  (n_users, 20) int32 recommended items, best first
@@ -63,6 +64,12 @@ def run_path(config: RunConfig | AttackConfig, groups: Groups) -> Path:
 def embedding_path(folder: Path) -> Path:
     """Where a run folder has its user embedding."""
     return folder / "weights" / "user_embedding.npy"
+
+
+def edited_path(folder: Path, source: Path) -> Path:
+    """Where a run folder has somebody else's embedding, edited, in the format of its file."""
+    own = embedding_path(folder)
+    return own if source.suffix == own.suffix else own.with_name(source.name)
 
 
 def default(config: RunConfig | AttackConfig, key: str) -> Any:

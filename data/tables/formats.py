@@ -1,0 +1,492 @@
+"""File formats of embeddings, each read without running anything that a file holds.
+
+A format lists the user tables of a file and writes one. Where a file holds more than a table (other
+tensors, columns), `save` with `like` keeps all of it and changes the table alone.
+"""
+
+import contextlib
+import io
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from data.tables.user_table import UserTable, as_ids, id_column, is_table
+from utils.errors import UserError, first_line
+from utils.runs.files import replace_file
+
+TEXT_DIGITS = {np.dtype(np.float16): 5, np.dtype(np.float32): 9, np.dtype(np.float64): 17}
+"""Significant digits that bring a number back to the bit."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format.
+
+    Attributes:
+        title: for messages.
+        read: the user tables of a file.
+        save: writes a table to a file (first argument); like a file of the format, if one is given.
+    """
+
+    title: str
+    read: Callable[[Path], list[UserTable]]
+    save: Callable[[Path, UserTable, Path | None], None]
+
+
+@contextlib.contextmanager
+def reading(path: Path, what: str) -> Iterator[None]:
+    """Whatever a damaged file raises, in one line.
+
+    Raises:
+        UserError: instead of anything else but a PermissionError.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except (UserError, PermissionError):
+        raise
+    except Exception as error:
+        raise UserError(f"{path} is not a {what} file ({first_line(error)})") from None
+
+
+def _named(path: Path, arrays: Mapping[str, Any]) -> list[UserTable]:
+    """The tables among a file's arrays, with the ids if an array of as many ids is there.
+
+    Raises:
+        UserError: none is a table; says what they are.
+    """
+    tables = {name: array for name, array in arrays.items() if is_table(array)}
+    if not tables:
+        found = [f"{array.dtype} {array.shape}" for array in arrays.values()]
+        raise UserError(
+            f"{path} must hold a float array (n_users, d), got {', '.join(found[:5]) or 'nothing'}"
+        )
+    named = id_column(name for name, array in arrays.items() if array.ndim == 1)
+    ids = as_ids(arrays[named]) if named else None
+    return [
+        UserTable(name, array, ids if ids is not None and len(ids) == len(array) else None)
+        for name, array in tables.items()
+    ]
+
+
+# NumPy
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a .npz file by name, or a .npy file's under the name "user_embedding".
+
+    Raises:
+        UserError: no such file, or not such a file.
+    """
+    # opened here, since np.load leaves a file that is no array open
+    with reading(path, "NumPy array"), path.open("rb") as file:
+        loaded = np.load(file, allow_pickle=False)
+        whole = isinstance(loaded, np.lib.npyio.NpzFile)
+        arrays = dict(loaded) if whole else {"user_embedding": loaded}
+    # torch and pandas know this machine's byte order alone
+    return {
+        name: array.astype(array.dtype.newbyteorder("="), copy=False)
+        for name, array in arrays.items()
+    }
+
+
+def _read_npy(path: Path) -> list[UserTable]:
+    return _named(path, read_arrays(path))
+
+
+def _save_npy(path: Path, table: UserTable, like: Path | None) -> None:
+    with replace_file(path) as file:
+        np.save(file, np.ascontiguousarray(table.vectors), allow_pickle=False)
+
+
+def _save_npz(path: Path, table: UserTable, like: Path | None) -> None:
+    if like:
+        arrays = read_arrays(like)
+    else:
+        arrays = {} if table.ids is None else {"ids": table.ids.astype(str)}
+    with replace_file(path) as file:
+        np.savez(file, allow_pickle=False, **(arrays | {table.name: table.vectors}))
+
+
+# torch and safetensors
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    """A tensor as an array; bfloat16, which NumPy has not, as float32."""
+    tensor = tensor.detach()
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
+def _load_torch(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (FileNotFoundError, PermissionError, UserError):
+        raise
+    except Exception as error:  # a damaged pickle can raise anything at all
+        raise UserError(
+            f"{path} is not a file of tensors alone ({first_line(error)}); nothing in it was run. "
+            "Save model.state_dict(), or the table by itself, with torch.save"
+        ) from None
+
+
+def _leaves(content: Any, name: str = "") -> Iterator[tuple[str, np.ndarray]]:
+    """Tensors and lists of ids in nested dicts, by dotted names."""
+    if isinstance(content, Mapping):
+        for key, value in content.items():
+            yield from _leaves(value, f"{name}.{key}" if name else str(key))
+    elif isinstance(content, torch.Tensor) and not content.is_sparse:
+        yield name or "user_embedding", _array(content)
+    elif isinstance(content, (list, tuple)) and all(isinstance(x, (str, int)) for x in content):
+        yield name, np.asarray(content, dtype=object)
+
+
+def _read_torch(path: Path) -> list[UserTable]:
+    with reading(path, "PyTorch"):
+        return _named(path, dict(_leaves(_load_torch(path))))
+
+
+def _exchanged(content: Any, table: UserTable, name: str = "") -> Any:
+    """Nested dicts with the table's tensor exchanged, in its own dtype."""
+    if isinstance(content, Mapping):
+        made = {
+            key: _exchanged(value, table, f"{name}.{key}" if name else str(key))
+            for key, value in content.items()
+        }
+        return OrderedDict(made) if isinstance(content, OrderedDict) else made
+    if (name or "user_embedding") == table.name and isinstance(content, torch.Tensor):
+        return torch.from_numpy(np.ascontiguousarray(table.vectors)).to(content.dtype)
+    return content
+
+
+def _save_torch(path: Path, table: UserTable, like: Path | None) -> None:
+    if like:
+        content = _exchanged(_load_torch(like), table)
+    else:
+        content = {table.name: torch.from_numpy(np.ascontiguousarray(table.vectors))}
+        if table.ids is not None:
+            content["ids"] = table.ids.tolist()
+    with replace_file(path) as file:
+        torch.save(content, file)
+
+
+def _load_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+
+
+def _read_safetensors(path: Path) -> list[UserTable]:
+    with reading(path, "safetensors"):
+        path.open("rb").close()  # its own error names no file
+        tensors, _ = _load_safetensors(path)
+        return _named(path, {name: _array(tensor) for name, tensor in tensors.items()})
+
+
+def _save_safetensors(path: Path, table: UserTable, like: Path | None) -> None:
+    from safetensors.torch import save
+
+    tensor = torch.from_numpy(np.ascontiguousarray(table.vectors))
+    if like:
+        tensors, metadata = _load_safetensors(like)
+        tensors[table.name] = tensor.to(tensors[table.name].dtype)
+    else:
+        tensors, metadata = {table.name: tensor}, {}
+        if table.ids is not None:
+            tensors["ids"] = torch.tensor(_whole(path, table.ids))
+    with replace_file(path) as file:
+        file.write(save(tensors, metadata or None))
+
+
+def _whole(path: Path, ids: np.ndarray) -> list[int]:
+    """Ids as numbers, for a format that has no text."""
+    try:
+        numbers = [int(one) for one in ids]
+    except ValueError:
+        raise UserError(
+            f"{path}: safetensors hold numbers alone, and a user id is no whole number; take "
+            "output=FILE.parquet or .csv"
+        ) from None
+    if any(str(number) != one for number, one in zip(numbers, ids, strict=True)):
+        raise UserError(
+            f"{path}: safetensors hold numbers alone, and an id such as 007 would become another; "
+            "take output=FILE.parquet or .csv"
+        )
+    return numbers
+
+
+# parquet
+
+VECTOR = "embedding"
+"""The column of vectors in a parquet file of ours."""
+
+
+def _read_parquet(path: Path) -> list[UserTable]:
+    with reading(path, "parquet"):
+        from pyarrow import parquet, types
+
+        frame = parquet.read_table(path)
+        names = frame.column_names
+        if len(set(names)) < len(names):
+            raise UserError(f"{path} has two columns of one name")
+        found = id_column(names) or next((n for n in names if n == "__index_level_0__"), None)
+        ids = as_ids(frame[found].to_pylist()) if found else None
+        lists = (types.is_list, types.is_large_list, types.is_fixed_size_list)
+        vectors = [n for n in names if any(of(frame.schema.field(n).type) for of in lists)]
+        if vectors:
+            arrays = {name: _stacked(path, name, frame[name]) for name in vectors}
+        else:
+            arrays = {"user_embedding": _columns(path, frame.to_pandas(), found)}
+        return [UserTable(name, array, ids) for name, array in arrays.items() if is_table(array)]
+
+
+def _stacked(path: Path, name: str, column: Any) -> np.ndarray:
+    """(n, d) of a column of lists of numbers."""
+    lists = column.combine_chunks()
+    if lists.null_count:
+        row = next(n for n, value in enumerate(lists) if not value.is_valid)
+        raise UserError(f'{path}: column "{name}" has no vector in row {row}')
+    lengths = np.asarray(lists.value_lengths())
+    if (other := np.flatnonzero(lengths != lengths[:1])).size:
+        raise UserError(
+            f'{path}: column "{name}" has {lengths[0]} numbers in row 0 and {lengths[other[0]]} in '
+            f"row {other[0]}"
+        )
+    return lists.flatten().to_numpy(zero_copy_only=False).reshape(len(lists), -1)
+
+
+def _columns(path: Path, frame: pd.DataFrame, ids: str | None) -> np.ndarray:
+    """(n, d) of a column a dimension, all but the ids'."""
+    numbers = frame.drop(columns=[ids] if ids in frame else [])
+    for name in numbers:
+        if numbers[name].dtype.kind not in "fiu":
+            raise UserError(
+                f'{path}: column "{name}" is not of numbers; name the column of ids user_id, and '
+                "leave other columns out"
+            )
+    return numbers.to_numpy(np.result_type(np.float16, *numbers.dtypes))
+
+
+def _save_parquet(path: Path, table: UserTable, like: Path | None) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    if like:
+        frame = parquet.read_table(like)
+        if table.name in frame.column_names:
+            frame = _with_column(frame, table.name, table.vectors)
+        else:
+            found = id_column(frame.column_names) or "__index_level_0__"
+            names = [name for name in frame.column_names if name != found]
+            for name, values in zip(names, table.vectors.T, strict=True):
+                place, kind = frame.column_names.index(name), frame.schema.field(name).type
+                frame = frame.set_column(place, name, pa.array(values).cast(kind))
+    else:
+        columns = {} if table.ids is None else {"user_id": _shortest(table.ids)}
+        frame = pa.table(columns | {VECTOR: _lists(table.vectors)})
+    with replace_file(path) as file:
+        parquet.write_table(frame, file)
+
+
+def _shortest(ids: np.ndarray) -> list[int] | list[str]:
+    """Ids as whole numbers, if that says the same."""
+    try:
+        numbers = [int(one) for one in ids]
+    except ValueError:
+        return list(ids)
+    same = all(str(number) == one for number, one in zip(numbers, ids, strict=True))
+    return numbers if same and all(abs(number) < 2**63 for number in numbers) else list(ids)
+
+
+def _lists(vectors: np.ndarray) -> Any:
+    import pyarrow as pa
+
+    flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
+    offsets = np.arange(0, vectors.size + 1, vectors.shape[1], dtype=np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), flat)
+
+
+def _with_column(frame: Any, name: str, vectors: np.ndarray) -> Any:
+    field = frame.schema.field(name)
+    return frame.set_column(frame.column_names.index(name), field, _lists(vectors).cast(field.type))
+
+
+# text
+
+
+def delimiter(path: Path) -> tuple[str, bool]:
+    """What parts the columns of a text file's first line, a comma, semicolon, tab or bar; and
+    whether there is one column alone.
+    """
+    with path.open(encoding="utf-8-sig") as file:
+        line = file.readline()
+    mark = max(",;\t|", key=line.count)
+    return mark, mark not in line
+
+
+def _frame(path: Path) -> tuple[pd.DataFrame, str | None, bool]:
+    """A CSV file, the name of its ids' column, and whether it has a header."""
+    mark, _ = delimiter(path)
+    first = pd.read_csv(path, sep=mark, header=None, nrows=1, dtype=str, keep_default_na=False)
+    names = [str(name).split(":")[0] for name in first.iloc[0]]
+    header = not pd.to_numeric(pd.Series(names), errors="coerce").notna().all()
+    ids = id_column(names) or ("" if names[:1] == [""] else None)  # pandas' unnamed index
+    if header and len(set(names)) < len(names):
+        raise UserError(f"{path} has two columns of one name")
+    frame = pd.read_csv(
+        path,
+        sep=mark,
+        header=0 if header else None,
+        names=names if header else None,
+        dtype=None if ids is None or not header else {ids: str},
+        float_precision="round_trip",
+        encoding="utf-8-sig",
+        index_col=False,
+    )
+    return frame, ids if header else None, header
+
+
+def _read_csv(path: Path) -> list[UserTable]:
+    with reading(path, "CSV"):
+        frame, found, _ = _frame(path)
+        ids = as_ids(frame[found].fillna("")) if found is not None else None
+        array = _columns(path, frame, found)
+        return [UserTable("user_embedding", array, ids)] if is_table(array) else []
+
+
+def _save_csv(path: Path, table: UserTable, like: Path | None) -> None:
+    header = True
+    if like:
+        frame, found, header = _frame(like)
+        names = [name for name in frame if name != found]
+        frame = frame.astype(dict.fromkeys(names, table.vectors.dtype))
+        frame[names] = table.vectors
+        mark, _ = delimiter(like)
+    else:
+        # names that are no numbers make the first line a header
+        frame = pd.DataFrame(table.vectors).add_prefix("d")
+        mark = "\t" if path.suffix == ".tsv" else ","
+        if table.ids is not None:
+            frame.insert(0, "user_id", table.ids)
+    digits = TEXT_DIGITS[table.vectors.dtype]
+    with replace_file(path) as file:
+        frame.to_csv(file, sep=mark, index=False, header=header, float_format=f"%.{digits}g")
+
+
+def _read_word2vec(path: Path) -> list[UserTable]:
+    """A line of the numbers of users and dimensions, then a line a user: id, numbers."""
+    with reading(path, "word2vec text"):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        try:
+            n, d = map(int, lines[0].split())
+        except (ValueError, IndexError):
+            raise UserError(
+                f'{path}: line 1 must say "users dimensions", as word2vec\'s text format does; a '
+                "table with columns is a .csv"
+            ) from None
+        parts = [line.rsplit(None, d) for line in lines[1:] if line.strip()]
+        if wrong := next((k for k, part in enumerate(parts) if len(part) != d + 1), None):
+            raise UserError(f"{path}, line {wrong + 2}: must be an id and {d} numbers")
+        if len(parts) != n:
+            raise UserError(f"{path} says {n} users and holds {len(parts)}")
+        vectors = np.array([part[1:] for part in parts], dtype=np.float32).reshape(n, d)
+        return [UserTable("user_embedding", vectors, as_ids([part[0] for part in parts]))]
+
+
+def _save_word2vec(path: Path, table: UserTable, like: Path | None) -> None:
+    n, d = table.vectors.shape
+    ids = np.arange(n).astype(str) if table.ids is None else table.ids
+    if odd := next((one for one in ids if not one or one.split() != [one]), None):
+        raise UserError(f'{path}: word2vec text has no ids with blanks, such as "{odd}"')
+    text = io.StringIO()
+    text.write(f"{n} {d}\n")
+    digits = TEXT_DIGITS[table.vectors.dtype]
+    for one, row in zip(ids, table.vectors, strict=True):
+        text.write(f"{one} {' '.join(f'{x:.{digits}g}' for x in row)}\n")
+    with replace_file(path) as file:
+        file.write(text.getvalue().encode())
+
+
+USEREMB = ("uid:token", "user_emb:float_seq")
+"""Columns of a RecBole file of users' vectors."""
+
+
+def _read_useremb(path: Path) -> list[UserTable]:
+    with reading(path, "RecBole .useremb"):
+        frame = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
+        tokens = [name for name in frame if name.endswith(":token")]
+        vectors = [name for name in frame if name.endswith(":float_seq")]
+        if len(tokens) != 1 or len(vectors) != 1:
+            raise UserError(
+                f"{path} must have a column of type token and one of type float_seq, tabs between; "
+                f"it has: {', '.join(frame)}"
+            )
+        rows = [row.split() for row in frame[vectors[0]]]
+        lengths = {len(row) for row in rows}
+        if len(lengths) != 1:
+            raise UserError(f"{path}: vectors of {min(lengths)} and of {max(lengths)} numbers")
+        name = vectors[0].removesuffix(":float_seq")
+        array = np.array(rows, dtype=np.float32)
+        return [UserTable(name, array, as_ids(frame[tokens[0]]))]
+
+
+def _save_useremb(path: Path, table: UserTable, like: Path | None) -> None:
+    columns = USEREMB
+    if like:
+        with like.open(encoding="utf-8") as file:
+            header = file.readline().rstrip("\r\n").split("\t")
+        tokens, vectors = (":token", ":float_seq")
+        columns = (
+            next(name for name in header if name.endswith(tokens)),
+            next(name for name in header if name.endswith(vectors)),
+        )
+    ids = np.arange(len(table.vectors)).astype(str) if table.ids is None else table.ids
+    digits = TEXT_DIGITS[table.vectors.dtype]
+    rows = [" ".join(f"{x:.{digits}g}" for x in row) for row in table.vectors]
+    with replace_file(path) as file:
+        pd.DataFrame({columns[0]: ids, columns[1]: rows}).to_csv(file, sep="\t", index=False)
+
+
+NPY = Format("NumPy array", _read_npy, _save_npy)
+NPZ = Format("NumPy arrays", _read_npy, _save_npz)
+TORCH = Format("PyTorch tensors", _read_torch, _save_torch)
+SAFETENSORS = Format("safetensors", _read_safetensors, _save_safetensors)
+PARQUET = Format("parquet", _read_parquet, _save_parquet)
+CSV = Format("CSV", _read_csv, _save_csv)
+WORD2VEC = Format("word2vec text", _read_word2vec, _save_word2vec)
+USER_EMB = Format("RecBole .useremb", _read_useremb, _save_useremb)
+
+FORMATS = {
+    ".npy": NPY,
+    ".npz": NPZ,
+    ".pt": TORCH,
+    ".pth": TORCH,
+    ".bin": TORCH,
+    ".ckpt": TORCH,
+    ".safetensors": SAFETENSORS,
+    ".parquet": PARQUET,
+    ".csv": CSV,
+    ".tsv": CSV,
+    ".txt": WORD2VEC,
+    ".vec": WORD2VEC,
+    ".useremb": USER_EMB,
+}
+"""By the ending of the file's name."""
+
+
+def format_of(path: Path) -> Format:
+    """The format that a file's name says.
+
+    Raises:
+        UserError: an ending that isn't in FORMATS.
+    """
+    if path.suffix.lower() not in FORMATS:
+        raise UserError(f"{path}: its name must end in one of {', '.join(FORMATS)}")
+    return FORMATS[path.suffix.lower()]

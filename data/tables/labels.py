@@ -1,0 +1,274 @@
+"""Users' labels from a file of any system, joined to a table's users by id, or by row."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from data.dataset import Attribute
+from data.tables.formats import delimiter, read_arrays, reading
+from data.tables.user_table import PAD, as_ids, id_column
+from utils.errors import UserError, first_line
+
+log = logging.getLogger(__name__)
+
+FEW = 20
+"""A class of fewer users is warned of: hardly anything can be said of it."""
+
+MOST_CLASSES = 1000
+"""More classes than this are no attribute, but a column of something else."""
+
+
+@dataclass(frozen=True)
+class LabelColumn:
+    """A label a row of a file.
+
+    Attributes:
+        values: (m,) text, as spelt; "" = unknown.
+        ids: (m,) text; None where the file has none.
+    """
+
+    values: pd.Series
+    ids: np.ndarray | None = None
+
+
+def load_labels(path: Path, name: str, n_users: int, ids: np.ndarray | None = None) -> Attribute:
+    """The labels of a table's users, in the order of its rows: joined by id where both files have
+    ids, taken row by row otherwise.
+
+    One rule for every file: empty, NaN or a negative number is unknown; a whole number is one
+    class however it is spelt (0, 0.0, "0"); anything else is text as spelt, "NA" and "None" too.
+
+    Args:
+        path: a .npy array (n_users,) of whole numbers (floats, NaN among them, too) or text, a .npz
+            with such an array called `name` or "labels" and one of ids, or a parquet or text file
+            (comma, semicolon, tab or bar between) with a column called `name`.
+        name: the attribute.
+        n_users: rows of the table.
+        ids: the table's, (n_users,) text; None where it has none.
+
+    Raises:
+        UserError: no such file or column, rows or ids that don't fit, or classes that are too few
+            or too many.
+    """
+    column = read_labels(path, name)
+    values = by_id(path, column, ids) if ids is not None and column.ids is not None else None
+    if values is None:
+        values = by_row(path, column, n_users, ids is not None)
+    attribute = Attribute.from_values(name, values.map(class_name))
+    counts = attribute.counts()
+    if len(attribute.classes) < 2:
+        raise UserError(
+            f"{path} has the classes {list(attribute.classes)}: at least two are needed"
+        )
+    if len(attribute.classes) > MOST_CLASSES:
+        raise UserError(
+            f'{path}: column "{name}" has {len(attribute.classes)} classes, more than '
+            f"{MOST_CLASSES}: group them, or name another column with attribute=COLUMN"
+        )
+    if unknown := counts.get("unknown"):
+        log.info("%s: %s is unknown of %d of %d users", path, name, unknown, n_users)
+    _warn(path, attribute.classes, counts)
+    return attribute
+
+
+def by_id(path: Path, column: LabelColumn, ids: np.ndarray) -> pd.Series:
+    """Each user's label, by id; of users that have none "". RecBole's [PAD] is nobody.
+
+    Raises:
+        UserError: an id that is there twice, or no id in common.
+    """
+    assert column.ids is not None
+    index = pd.Index(column.ids)
+    if index.has_duplicates:
+        raise UserError(f"{path}: the user id {index[index.duplicated()][0]} is there twice")
+    found = index.get_indexer(pd.Index(ids))
+    found[ids == PAD] = -1
+    nobody = int((ids == PAD).sum())
+    matched = int((found >= 0).sum())
+    if not matched:
+        raise UserError(
+            f'{path} has no label of any of the embedding\'s users: ids there are like "{index[0]}"'
+            f', in the embedding like "{ids[-1]}"'
+        )
+    log.info(
+        "%s: joined by id; %d of %d users have a line, %d lines are of nobody%s",
+        path,
+        matched,
+        len(ids) - nobody,
+        len(index) - matched,
+        f"; {PAD} is left alone" if nobody else "",
+    )
+    values = column.values.to_numpy(dtype=object)[found]
+    values[found < 0] = ""
+    return pd.Series(values, dtype=object)
+
+
+def by_row(path: Path, column: LabelColumn, n_users: int, table_has_ids: bool) -> pd.Series:
+    """Each user's label, by row; ids that number the rows are followed.
+
+    Raises:
+        UserError: another number of rows.
+    """
+    if len(column.values) != n_users:
+        padded = len(column.values) == n_users - 1
+        raise UserError(
+            f"{path} holds {len(column.values)} labels, the embedding has {n_users} rows: one "
+            "label a row, in the same order, or ids in both files"
+            + (" (RecBole's row 0 is nobody: give it an empty label)" if padded else "")
+        )
+    if column.ids is None:
+        if table_has_ids:
+            log.info("%s has no ids, the embedding has: labels are taken row by row", path)
+        return column.values
+    order = _row_numbers(column.ids)
+    if order is None:
+        log.warning(
+            "%s has ids, the embedding has none: labels are taken row by row, so that the first "
+            'row is user "%s"',
+            path,
+            column.ids[0],
+        )
+        return column.values
+    log.info("%s: its ids number the embedding's rows, from 0", path)
+    values = np.empty(n_users, dtype=object)
+    values[order] = column.values
+    return pd.Series(values, dtype=object)
+
+
+def _row_numbers(ids: np.ndarray) -> np.ndarray | None:
+    """The ids as numbers, if they are 0 .. n - 1 in any order."""
+    numbers = pd.to_numeric(pd.Series(ids), errors="coerce").to_numpy()
+    return numbers.astype(int) if np.array_equal(np.sort(numbers), np.arange(len(ids))) else None
+
+
+def _warn(path: Path, classes: tuple[str, ...], counts: dict[str, int]) -> None:
+    """Of small classes, and of names that differ by case or blanks alone."""
+    small = [name for name in classes if counts[name] < FEW]
+    if small:
+        said = ", ".join(f'"{name}" {counts[name]}' for name in small[:5])
+        more = f" and {len(small) - 5} more" if len(small) > 5 else ""
+        log.warning("%s: classes of fewer than %d users: %s%s", path, FEW, said, more)
+    first: dict[str, str] = {}
+    for name in classes:
+        other = first.setdefault(" ".join(name.casefold().split()), name)
+        if other != name:
+            log.warning(
+                '%s: the classes "%s" and "%s" differ by case or blanks alone, and are two',
+                path,
+                other,
+                name,
+            )
+
+
+def class_name(label: str) -> str:
+    """The class that a label stands for; "" where it is unknown.
+
+    >>> [class_name(label) for label in ("0", "0.0", "-1", "nan", "", "NA", "0.5")]
+    ['0', '0', '', '', '', 'NA', '0.5']
+    """
+    number: int | float
+    try:
+        number = int(label)  # exact, where a float's digits end
+    except ValueError:
+        try:
+            number = float(label)
+        except ValueError:
+            return label if label.strip() else ""
+    if not number >= 0:  # negative or NaN
+        return ""
+    return str(int(number)) if number % 1 == 0 else label
+
+
+def read_labels(path: Path, name: str) -> LabelColumn:
+    """The labels in a file, as spelt, with the ids if it has some; raises as `load_labels`."""
+    if path.suffix == ".npy":
+        return LabelColumn(_as_text(path, read_arrays(path)["user_embedding"]))
+    if path.suffix == ".npz":
+        arrays = read_arrays(path)
+        which = next((one for one in (name, "labels") if one in arrays), None)
+        if which is None:
+            raise UserError(f'{path} has no array "{name}"; it has: {", ".join(arrays)}')
+        found = id_column(one for one in arrays if one != which)
+        ids = as_ids(arrays[found]) if found else None
+        if ids is not None and len(ids) != len(arrays[which]):
+            raise UserError(f"{path}: {len(ids)} {found} for {len(arrays[which])} {which}")
+        return LabelColumn(_as_text(path, arrays[which]), ids)
+    frame = _parquet(path) if path.suffix == ".parquet" else _text(path)
+    if list(frame).count(name) != 1:
+        times = "no column" if name not in frame else "more than one column"
+        raise UserError(
+            f'{path} has {times} "{name}"; it has: {", ".join(frame)}. Name one with '
+            "attribute=COLUMN"
+        )
+    found = id_column(one for one in frame if one != name)
+    return LabelColumn(frame[name], None if found is None else as_ids(frame[found]))
+
+
+def _as_text(path: Path, array: np.ndarray) -> pd.Series:
+    """An array's labels, as text."""
+    if array.ndim != 1:
+        raise UserError(f"{path} must hold one label a row, got shape {array.shape}")
+    if array.dtype.kind not in "iufU":
+        raise UserError(f"{path} must hold whole numbers or text, got {array.dtype}")
+    if array.dtype.kind == "f":
+        whole = np.isfinite(array) & (array == np.trunc(array))
+        if (wrong := ~(whole | np.isnan(array))).any():
+            row = int(wrong.argmax())
+            raise UserError(f"{path}: row {row} must be a whole number or NaN, got {array[row]}")
+    if array.dtype.kind == "U" and not _is_text(array):
+        raise UserError(f"{path} must hold text, got what is no Unicode")
+    return pd.Series([str(label) for label in array.tolist()], dtype=object)
+
+
+def _parquet(path: Path) -> pd.DataFrame:
+    """A parquet file's columns as text."""
+    with reading(path, "parquet"):
+        from pyarrow import parquet
+
+        columns = parquet.read_table(path)
+        return pd.DataFrame(
+            {
+                name: ["" if x is None or x != x else str(x) for x in columns[name].to_pylist()]
+                for name in columns.column_names
+            },
+            dtype=object,
+        )
+
+
+def _text(path: Path) -> pd.DataFrame:
+    """A text file's columns as spelt. A blank line is an unknown label where there is one column,
+    and nothing where there are more; at the end of the file it is nothing in either.
+    """
+    try:
+        mark, single = delimiter(path)
+        frame = pd.read_csv(
+            path,
+            sep=mark,
+            header=None,
+            dtype=str,
+            keep_default_na=False,
+            skip_blank_lines=not single,
+            encoding="utf-8-sig",
+        ).fillna("")
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; name the labels' file") from None
+    except PermissionError:
+        raise
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path} is not a CSV file ({first_line(error)})") from None
+    # RecBole's columns say their types
+    frame.columns = pd.Index([name.strip().removesuffix(":token") for name in frame.iloc[0]])
+    frame = frame[1:].reset_index(drop=True)
+    filled = np.flatnonzero(frame.iloc[:, 0] != "") if single else np.arange(len(frame))
+    return frame[: filled[-1] + 1 if len(filled) else 0]
+
+
+def _is_text(array: np.ndarray) -> bool:
+    """Whether the code points of a text array are characters: a file may hold any number there."""
+    if not array.dtype.itemsize:
+        return True
+    points = np.ascontiguousarray(array).view(np.uint32)
+    return bool(((points < 0xD800) | ((points > 0xDFFF) & (points <= 0x10FFFF))).all())
