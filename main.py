@@ -297,13 +297,17 @@ def unlearn_table(
     the summary records.
     """
     table = data.table
-    assert table is not None and config.user_embedding
+    assert table is not None and data.labels is not None and config.user_embedding
     given, source = table.vectors, Path(config.user_embedding)
+    people = table.people
+    known = replace(data, labels=data.labels[torch.from_numpy(people).to(data.labels.device)])
     # half precision is too coarse to add up 500 small steps in
     dtype = torch.float64 if given.dtype == "float64" else torch.float32
-    tables = {table.name: torch.from_numpy(given).to(resolve_device(config.device), dtype)}
-    eraser = fit(config, tables, data, None, threads)
-    edited = eraser.apply(tables)[table.name].cpu().numpy().astype(given.dtype)
+    device = resolve_device(config.device)
+    tables = {table.name: torch.from_numpy(given[people]).to(device, dtype)}
+    eraser = fit(config, tables, known, None, threads)
+    edited = given.copy()
+    edited[people] = eraser.apply(tables)[table.name].cpu().numpy()
     save_embedding(folder.embedding_path, edited)
     if (path := edited_path(folder.path, source)) != folder.embedding_path:
         save_table(path, table.edited(edited), source)

@@ -259,7 +259,8 @@ def _stacked(path: Path, name: str, column: Any) -> np.ndarray:
             f'{path}: column "{name}" has {lengths[0]} numbers in row 0 and {lengths[other[0]]} in '
             f"row {other[0]}"
         )
-    return lists.flatten().to_numpy(zero_copy_only=False).reshape(len(lists), -1)
+    flat = lists.flatten().to_numpy(zero_copy_only=False)
+    return np.array(flat).reshape(len(lists), -1)  # a copy: torch takes no read-only memory
 
 
 def _columns(path: Path, frame: pd.DataFrame, ids: str | None) -> np.ndarray:
@@ -271,7 +272,7 @@ def _columns(path: Path, frame: pd.DataFrame, ids: str | None) -> np.ndarray:
                 f'{path}: column "{name}" is not of numbers; name the column of ids user_id, and '
                 "leave other columns out"
             )
-    return numbers.to_numpy(np.result_type(np.float16, *numbers.dtypes))
+    return numbers.to_numpy(np.result_type(np.float16, *numbers.dtypes), copy=True)
 
 
 def _save_parquet(path: Path, table: UserTable, like: Path | None) -> None:
@@ -321,19 +322,23 @@ def _with_column(frame: Any, name: str, vectors: np.ndarray) -> Any:
 # text
 
 
-def delimiter(path: Path) -> tuple[str, bool]:
-    """What parts the columns of a text file's first line, a comma, semicolon, tab or bar; and
-    whether there is one column alone.
+def delimiter(path: Path) -> tuple[str, bool, int]:
+    """What parts the columns of a text file, a comma, semicolon, tab or bar, by its first line that
+    isn't blank; whether there is one column alone; and how many blank lines come before.
     """
+    blank, line = 0, ""
     with path.open(encoding="utf-8-sig") as file:
-        line = file.readline()
+        for line in file:
+            if line.strip():
+                break
+            blank += 1
     mark = max(",;\t|", key=line.count)
-    return mark, mark not in line
+    return mark, mark not in line, blank
 
 
 def _frame(path: Path) -> tuple[pd.DataFrame, str | None, bool]:
     """A CSV file, the name of its ids' column, and whether it has a header."""
-    mark, _ = delimiter(path)
+    mark, _, _ = delimiter(path)
     first = pd.read_csv(path, sep=mark, header=None, nrows=1, dtype=str, keep_default_na=False)
     names = [str(name).split(":")[0] for name in first.iloc[0]]
     header = not pd.to_numeric(pd.Series(names), errors="coerce").notna().all()
@@ -346,7 +351,6 @@ def _frame(path: Path) -> tuple[pd.DataFrame, str | None, bool]:
         header=0 if header else None,
         names=names if header else None,
         dtype=None if ids is None or not header else {ids: str},
-        float_precision="round_trip",
         encoding="utf-8-sig",
         index_col=False,
     )
@@ -368,7 +372,7 @@ def _save_csv(path: Path, table: UserTable, like: Path | None) -> None:
         names = [name for name in frame if name != found]
         frame = frame.astype(dict.fromkeys(names, table.vectors.dtype))
         frame[names] = table.vectors
-        mark, _ = delimiter(like)
+        mark, _, _ = delimiter(like)
     else:
         # names that are no numbers make the first line a header
         frame = pd.DataFrame(table.vectors).add_prefix("d")

@@ -81,6 +81,8 @@ def by_id(path: Path, column: LabelColumn, ids: np.ndarray) -> pd.Series:
         UserError: an id that is there twice, or no id in common.
     """
     assert column.ids is not None
+    if not len(column.ids):
+        raise UserError(f"{path} has no labels")
     index = pd.Index(column.ids)
     if index.has_duplicates:
         raise UserError(f"{path}: the user id {index[index.duplicated()][0]} is there twice")
@@ -228,11 +230,12 @@ def _parquet(path: Path) -> pd.DataFrame:
     with reading(path, "parquet"):
         from pyarrow import parquet
 
-        columns = parquet.read_table(path)
+        table = parquet.read_table(path)
+        columns = {name: table[name].to_pylist() for name in table.column_names}
         return pd.DataFrame(
             {
-                name: ["" if x is None or x != x else str(x) for x in columns[name].to_pylist()]
-                for name in columns.column_names
+                name: as_ids(["" if one is None or one != one else one for one in column])
+                for name, column in columns.items()
             },
             dtype=object,
         )
@@ -243,10 +246,11 @@ def _text(path: Path) -> pd.DataFrame:
     and nothing where there are more; at the end of the file it is nothing in either.
     """
     try:
-        mark, single = delimiter(path)
+        mark, single, blank = delimiter(path)
         frame = pd.read_csv(
             path,
             sep=mark,
+            skiprows=blank,
             header=None,
             dtype=str,
             keep_default_na=False,

@@ -40,6 +40,13 @@ class UserTable:
     vectors: np.ndarray
     ids: np.ndarray | None = None
 
+    @property
+    def people(self) -> np.ndarray:
+        """(n_users,) bool: all rows but RecBole's [PAD]."""
+        if self.ids is None:
+            return np.ones(len(self.vectors), dtype=bool)
+        return self.ids != PAD
+
     def edited(self, vectors: np.ndarray) -> "UserTable":
         """The same users with other vectors."""
         return replace(self, vectors=vectors)
@@ -56,14 +63,14 @@ def id_column(names: Iterable[str]) -> str | None:
     return next((lower[name] for name in ID_NAMES if name in lower), None)
 
 
-def as_ids(values: Any) -> np.ndarray:
+def as_ids(values: Iterable[Any]) -> np.ndarray:
     """Ids as text: a whole number without a point, anything else as spelt.
 
     Args:
         values: (n,) numbers, text or bytes.
     """
-    series = pd.Series(np.asarray(values).tolist(), dtype=object)
-    return series.map(_id).to_numpy(dtype=object)
+    plain = values.tolist() if isinstance(values, (np.ndarray, pd.Series)) else values
+    return np.array([_id(value) for value in plain], dtype=object)
 
 
 def _id(value: Any) -> str:

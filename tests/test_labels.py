@@ -1,0 +1,141 @@
+"""Labels of other people's users: joined by id or by row, strictly, from any file."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from data.tables.labels import load_labels
+from utils.errors import UserError
+
+IDS = np.array(["7", "101", "55", "3"], dtype=object)
+
+
+def classes_of(attribute):
+    return [attribute.classes[one] if one >= 0 else "" for one in attribute.labels]
+
+
+def write(path, frame):
+    if path.suffix == ".parquet":
+        frame.to_parquet(path, index=False)
+    elif path.suffix == ".npz":
+        np.savez(path, **{name: frame[name].to_numpy().astype(str) for name in frame})
+    else:
+        frame.to_csv(path, index=False, sep="\t" if path.suffix == ".user" else ",")
+    return path
+
+
+@pytest.mark.parametrize("numbers", [True, False])
+@pytest.mark.parametrize("ending", [".csv", ".parquet", ".npz", ".user"])
+def test_labels_find_their_users_by_id_in_any_order(tmp_path, ending, numbers, caplog):
+    caplog.set_level("INFO")
+    ids = [55, 7, 3, 900, 101] if numbers else [f"u{one}" for one in (55, 7, 3, 900, 101)]
+    column = "user_id:token" if ending == ".user" else "user_id"
+    gender = "gender:token" if ending == ".user" else "gender"
+    frame = pd.DataFrame({column: ids, gender: ["F", "M", "", "F", "M"]})
+    path = write(tmp_path / f"labels{ending}", frame)
+    table = IDS if numbers else np.array([f"u{one}" for one in IDS], dtype=object)
+    attribute = load_labels(path, "gender", 4, table)
+    assert classes_of(attribute) == ["M", "M", "F", ""]
+    assert f"{path}: joined by id; 4 of 4 users have a line, 1 lines are of nobody" in caplog.text
+
+
+def test_whole_numbers_are_one_id_however_they_are_stored(tmp_path):
+    path = tmp_path / "labels.parquet"
+    pd.DataFrame({"id": [3.0, 7.0, 55.0, 101.0], "gender": list("FMFM")}).to_parquet(path)
+    assert classes_of(load_labels(path, "gender", 4, IDS)) == ["M", "M", "F", "F"]
+
+
+def test_text_ids_stay_as_spelt(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_text("id,gender\n7,F\n007,M\n")
+    table = np.array(["007", "7"], dtype=object)
+    assert classes_of(load_labels(path, "gender", 2, table)) == ["M", "F"]
+
+
+def test_ids_that_number_the_rows_are_followed(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_text("user,gender\n2,F\n0,M\n3,F\n1,M\n")
+    assert classes_of(load_labels(path, "gender", 4)) == ["M", "M", "F", "F"]
+
+
+def test_other_ids_than_the_embeddings_rows_are_warned_of(tmp_path, caplog):
+    path = tmp_path / "labels.csv"
+    path.write_text("user_id,gender\n55,F\n7,M\n")
+    assert classes_of(load_labels(path, "gender", 2)) == ["F", "M"]
+    assert 'taken row by row, so that the first row is user "55"' in caplog.text
+
+
+SAME = {
+    "comma": "gender,x\nF,1\nM,2\nF,3\n",
+    "semicolon": "x;gender\n1,5;F\n2,5;M\n3,5;F\n",
+    "tab": "x\tgender\n1\tF\n2\tM\n3\tF\n",
+    "bar": "gender|x\nF|1\nM|2\nF|3\n",
+    "byte order mark": "\ufeffgender\nF\nM\nF\n",
+    "carriage returns": "gender\r\nF\r\nM\r\nF\r\n",
+    "blank lines between columns": "\ngender,x\nF,1\n\nM,2\n\n\nF,3\n\n",
+    "blank lines at the end": "gender\nF\nM\nF\n\n\n",
+    "padded name": "x, gender\n1,F\n2,M\n3,F\n",
+    "quoted": 'gender,x\n"F","a, b"\n"M","c\nd"\nF,3\n',
+}
+
+
+@pytest.mark.parametrize("what", SAME)
+def test_text_files_of_every_habit(tmp_path, what):
+    path = tmp_path / "labels.csv"
+    path.write_bytes(SAME[what].encode())
+    assert classes_of(load_labels(path, "gender", 3)) == ["F", "M", "F"]
+
+
+def test_a_blank_line_of_a_lone_column_is_an_unknown_label(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_text("gender\nF\n\nM\n\n")
+    assert classes_of(load_labels(path, "gender", 3)) == ["F", "", "M"]
+
+
+WRONG = {
+    "lone column of another name": ("sex\nF\nM\n", 'no column "gender"; it has: sex'),
+    "two of the name": ("gender,gender\nF,M\nM,F\n", 'more than one column "gender"'),
+    "nobody in common": (
+        "id,gender\nu7,F\nu8,M\n",
+        'any of the embedding\'s users: ids there are like "u7", in the embedding like "3"',
+    ),
+    "an id twice": ("id,gender\n7,F\n7,M\n", "the user id 7 is there twice"),
+    "one class": ("id,gender\n7,F\n3,F\n", "at least two are needed"),
+    "more columns": ("id,gender\n7,F,1\n3,M,2\n", "is not a CSV file"),
+    "nothing": ("", "is not a CSV file"),
+    "a header alone": ("id,gender\n", "has no labels"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_what_is_wrong_is_one_line(tmp_path, what):
+    content, says = WRONG[what]
+    path = tmp_path / "labels.csv"
+    path.write_text(content)
+    with pytest.raises(UserError) as error:
+        load_labels(path, "gender", 4, IDS)
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_row_too_few_may_be_recboles_padding(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_text("gender\nF\nM\n")
+    with pytest.raises(UserError, match=r"holds 2 labels, .* 3 rows.*RecBole's row 0 is nobody"):
+        load_labels(path, "gender", 3)
+
+
+def test_a_column_of_thousands_of_classes_is_no_attribute(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_text("\n".join(["zip", *(f"z{one}" for one in range(1500))]) + "\n")
+    with pytest.raises(UserError, match='column "zip" has 1500 classes, more than 1000'):
+        load_labels(path, "zip", 1500)
+
+
+def test_small_classes_and_doubtful_names_are_pointed_out(tmp_path, caplog):
+    path = tmp_path / "labels.csv"
+    path.write_text("\n".join(["gender", *["F"] * 30, *["M"] * 30, *["f "] * 3]) + "\n")
+    attribute = load_labels(path, "gender", 63)
+    assert attribute.classes == ("F", "M", "f ")
+    assert 'classes of fewer than 20 users: "f " 3' in caplog.text
+    assert 'the classes "F" and "f " differ by case or blanks alone' in caplog.text
