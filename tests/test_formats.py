@@ -300,3 +300,21 @@ def test_table_and_output_belong_to_a_file(workspace, capsys):
         assert "belongs to user_embedding=FILE, which is missing" in capsys.readouterr().err
     assert attack.main(["table=x"]) == 2
     assert "belongs to user_embedding=FILE" in capsys.readouterr().err
+
+
+def test_the_recipe_for_faiss(workspace):
+    faiss = pytest.importorskip("faiss")
+    vectors = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+    ids = np.array([17, 4, 90, 33, 8, 51])
+    index = faiss.IndexIDMap2(faiss.IndexFlatIP(4))
+    index.add_with_ids(vectors, ids)
+    faiss.write_index(index, "users.faiss")
+    edited = UserTable("user_embedding", 2 * vectors[:5], np.array([str(one) for one in ids[:5]]))
+    save_table(Path("edited.parquet"), edited, Path("mine.npy"))
+    text = (Path(__file__).parents[1] / "data/README.md").read_text()
+    recipe = text.split("<!-- faiss -->\n```python\n")[1].split("```")[0]
+    exec(recipe, {})
+    index = faiss.read_index("users.faiss")
+    assert index.ntotal == 6
+    np.testing.assert_array_equal(index.reconstruct_batch(ids[:5]), 2 * vectors[:5])
+    np.testing.assert_array_equal(index.reconstruct(51), vectors[5])
