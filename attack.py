@@ -21,11 +21,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from data.dataset import Attribute, data_checksum, load_attribute, load_dataset
+from data.dataset import UNKNOWN, Attribute, data_checksum, load_attribute, load_dataset
 from data.tables.files import load_table, load_tables
 from data.tables.formats import format_of
 from data.tables.labels import load_labels
-from data.tables.run_files import load_embedding, load_lists, load_places, load_users
+from data.tables.run_files import (
+    load_embedding,
+    load_lists,
+    load_places,
+    load_users,
+)
 from data.tables.user_table import UserTable, check_float32
 from methods import METHODS, ExperimentConfig
 from models import MODELS
@@ -223,6 +228,13 @@ def subject_of_file(config: AttackConfig, path: Path) -> tuple["Target", Subject
 def subject_of_run(config: AttackConfig, folder: Path) -> tuple["Target", Subject]:
     """All places of a finished run, and what its dataset and its original tell beside it."""
     target, seed = target_run(config, folder), config.attack_seed
+    audited = ""
+    if config.audit_whom == "unseen":
+        audited = " Audited are users whose label the method was not shown."
+        everyone = target.attribute
+        shown = everyone.seen(config.labels_seen, config.seed).labels >= 0
+        unseen = np.where(shown, UNKNOWN, everyone.labels)
+        target = replace(target, attribute=replace(everyone, labels=unseen))
     summary = read_json_object(folder / "summary.json") or {}
     made = summary.get("config")
     if not isinstance(made, dict) or "checksums" not in summary:
@@ -249,7 +261,7 @@ def subject_of_run(config: AttackConfig, folder: Path) -> tuple["Target", Subjec
         activity=np.bincount(train[:, 0], minlength=dataset.n_users),
         metrics=load_users(users_path(folder), METRICS, dataset.n_users),
         before=before,
-        treatment=treatment(config, summary, places, first),
+        treatment=treatment(config, summary, places, first) + audited,
         checksums=checksums,
     )
     return target, subject
@@ -281,6 +293,8 @@ def treatment(
         return "Nothing was edited."
     edited = summary.get("edited") or [next(iter(places))]
     said = f"{method.title} edited {', '.join(edited)}."
+    if config.labels_seen < 1:
+        said += f" It was shown the labels of {config.labels_seen:.0%} of the users."
     if config.scope == "served":
         said += " They are all that scores are made of."
     if before:
@@ -481,6 +495,11 @@ def check(config: AttackConfig) -> None:
         raise UserError(
             f"place {config.place} is of a run of main.py; user_embedding {config.user_embedding} "
             "is the place itself: leave place out"
+        )
+    if config.audit_whom == "unseen" and (config.labels_seen == 1 or config.user_embedding):
+        raise UserError(
+            'audit_whom "unseen" is of a run whose method was shown a share of the labels; add '
+            "labels_seen=0.5 to it and here"
         )
     if config.attack == "audit" and config.place != DEFAULT_PLACE:
         raise UserError(f"place {config.place} is for attacks; an audit takes every place")

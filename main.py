@@ -120,7 +120,7 @@ class Data:
         dataset: what to train and rank with, on the run's device; None where a table is given.
         table: somebody else's embedding; None where a dataset is given.
         attribute: the users' labels, if the method needs them.
-        labels: the same on the run's device.
+        labels: the same on the run's device; -1, too, of those that the method isn't shown.
         checksums: of the files behind them.
     """
 
@@ -164,7 +164,8 @@ def load(config: RunConfig, device: torch.device) -> Data:
         checksums = {"data": dataset.checksum}
     if not attribute:
         return Data(dataset, table, None, None, checksums)
-    labels = torch.from_numpy(attribute.labels).to(device)
+    seen = attribute.seen(config.labels_seen, config.seed)
+    labels = torch.from_numpy(seen.labels).to(device)
     return Data(dataset, table, attribute, labels, checksums | {"labels": attribute.checksum})
 
 
@@ -420,6 +421,11 @@ def check_run(config: RunConfig) -> None:
     if (config.output or config.table) and not path:
         what = "output" if config.output else "table"
         raise UserError(f"{what} belongs to user_embedding=FILE, which is missing")
+    if path and config.labels_seen < 1:
+        raise UserError(
+            f"labels_seen {config.labels_seen:g} is of a run on a dataset; leave labels out of "
+            f"{config.labels} instead"
+        )
     if path:
         check_formats(path, config.output)
     if path and config.scope != "embedding":

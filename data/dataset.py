@@ -56,6 +56,20 @@ class Attribute:
         labels = np.array([numbers.get(value, UNKNOWN) for value in values], dtype=np.int64)
         return cls(name, classes, labels)
 
+    def seen(self, share: float, seed: int) -> "Attribute":
+        """The same with the labels of this share of the labelled users, drawn; the others' unknown.
+
+        Raises:
+            UserError: nobody of some class is left.
+        """
+        known = np.flatnonzero(self.labels >= 0)
+        order = numpy_generator(seed, "labels seen").permutation(known)
+        labels = self.labels.copy()
+        labels[order[round(share * len(known)) :]] = UNKNOWN
+        if len(np.unique(labels[labels >= 0])) < len(self.classes):
+            raise UserError(f"labels_seen {share:g} shows nobody of some {self.name}; raise it")
+        return replace(self, labels=labels)
+
     @property
     def checksum(self) -> str:
         """SHA-256 of classes and labels."""

@@ -30,6 +30,7 @@ from utils.schema import (
     Number,
     Rate,
     Registered,
+    Share,
     Text,
     Weight,
     complaint,
@@ -86,6 +87,9 @@ class RunConfig:
     """Everything random in a run follows from it; the split has a seed of its own."""
     attribute: Name = key("gender", Group.ATTRIBUTE, sweep=True)
     """The user attribute to hide."""
+    labels_seen: Annotated[Share, Field(gt=0)] = key(1.0, Group.ATTRIBUTE, sweep=True)
+    """Share of the labelled users whose label the method is shown, drawn by `seed`. What it does
+    for the others it does for people who never said; audit_whom "unseen" audits them."""
     selection: Literal["validation", "test", "last"] = key("validation", Group.TRAINING)
     """Which epoch is kept: the best HR@10 on each user's validation interaction (held out from
     training), the best on test (as the artefact does: optimistic, for comparison), or the
@@ -191,6 +195,8 @@ class AttackConfig:
     """Seed of the attacked run."""
     attribute: Name = key("gender", Group.PLACE, sweep=True)
     """The user attribute to infer."""
+    labels_seen: Annotated[Share, Field(gt=0)] = key(1.0, Group.PLACE, sweep=True)
+    """labels_seen of the attacked run."""
     regularizer: Literal["frobenius", "ranking"] = key("frobenius", Group.PLACE, sweep=True)
     """Regulariser of the attacked u2u or d2d run."""
     au_trade_off: Weight = key(1e-6, Group.PLACE, sweep=True)
@@ -213,6 +219,9 @@ class AttackConfig:
     """attack "audit": the most users that take part; of more so many are drawn."""
     audit_permutations: Annotated[Count, Field(ge=19, le=99_999)] = key(1999, Group.AUDIT)
     """attack "audit": permutations of the tested users' labels that make the null."""
+    audit_whom: Literal["everyone", "unseen"] = key("everyone", Group.AUDIT, sweep=True)
+    """attack "audit": "unseen" = only users whose label the method was not shown (labels_seen);
+    half of them trains the attackers, the other half tests them."""
     protocol: Literal["shadow", "cv"] = key("shadow", Group.PLACE, sweep=True)
     """"shadow" trains on a small exposed share (the 2023 paper), "cv" cross-validates (what the
     artefact runs)."""

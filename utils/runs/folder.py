@@ -41,8 +41,9 @@ def run_path(config: RunConfig | AttackConfig, groups: Groups) -> Path:
 
     Args:
         config: the run's config, or that of an attack on it.
-        groups: the config keys that the method's result depends on; an attribute, regulariser,
-            trade-off or scope other than the default has a folder of its own.
+        groups: the config keys that the method's result depends on; an attribute, share of
+            seen labels, regulariser, trade-off or scope other than the default has a folder of its
+            own.
     """
     if config.user_embedding:
         parts = ["external", Path(config.user_embedding).stem, config.method]
@@ -50,6 +51,8 @@ def run_path(config: RunConfig | AttackConfig, groups: Groups) -> Path:
         parts = [config.model, config.dataset, config.method]
     if Group.ATTRIBUTE in groups and config.attribute != default(config, "attribute"):
         parts.append(config.attribute)
+    if Group.ATTRIBUTE in groups and config.labels_seen != default(config, "labels_seen"):
+        parts.append(f"labels-seen-{config.labels_seen:g}")
     keys = identity(config, groups)
     parts += [
         form.format(keys[name])
