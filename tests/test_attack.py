@@ -1,5 +1,7 @@
 """Attack protocols: who trains, who tests, and whether a planted attribute is found."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -154,5 +156,26 @@ def test_too_few_users_of_a_class():
     labels[:3] = 0
     with pytest.raises(UserError, match=r"shadow_ratio 0\.1 of 6 balanced users exposes 1"):
         attack(embedding, labels, ["mlp"], protocol(shadow_ratio=0.1), jobs=1)
-    with pytest.raises(UserError, match="smallest class has 3 users, fewer than folds 4"):
+    with pytest.raises(UserError, match="has 3 users, fewer than folds 4; take folds=3"):
         attack(embedding, labels, ["mlp"], protocol("cv"), jobs=1)
+
+
+@pytest.mark.parametrize("smallest", [2, 3, 7, 16, 40])
+@pytest.mark.parametrize("classes", [2, 21])
+def test_the_ratios_that_are_named_work_and_others_do_not(smallest, classes):
+    labels = np.repeat(np.arange(classes), smallest)
+
+    def tried(ratio):
+        return rounds(labels, protocol(shadow_ratio=ratio, draws=1))
+
+    with pytest.raises(UserError) as error:
+        tried(1e-4)
+    low, high = map(float, re.search(r"from (\S+) to (\S+),", str(error.value)).groups())
+    for ratio in (low, (low + high) / 2, high):
+        (one,) = tried(ratio)
+        assert set(labels[one.train]) == set(labels[one.test]) == set(range(classes))
+    if smallest > 2:
+        with pytest.raises(UserError):
+            tried(0.4 * low)
+    with pytest.raises(UserError, match="one class is too small for any: leave it out"):
+        rounds(np.array([0, 1, 1, 1]), protocol(shadow_ratio=0.5))

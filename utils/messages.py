@@ -19,6 +19,9 @@ log = logging.getLogger(__name__)
 TOLERATED_LOSS = 0.1
 """Share of the original's HR@10 that unlearning may cost before it is called over-unlearning."""
 
+FEW_BALANCED = 100
+"""Balanced users of an attack below which the error of an AUC is said."""
+
 ROUNDING_STEPS = 10
 """Users of a class who lie fewer roundings apart are said to lie within rounding."""
 
@@ -106,15 +109,22 @@ def remarks(summary: dict[str, Any]) -> list[str]:
 
 
 def attack_remarks(result: dict[str, Any], original: dict[str, Any] | None) -> list[str]:
-    """Attackers that find more than in the original, by more than two standard errors.
+    """Too few users to say much; attackers that find more than in the original, by more than two
+    standard errors.
 
     Args:
         result: what the attack found.
         original: what the same attack found in the original; None where it wasn't attacked.
     """
-    if original is None:
-        return []
     said = []
+    if (balanced := result["users"]["balanced"]) < FEW_BALANCED:
+        error = auc_standard_error(0.5, balanced // 2, balanced // 2)
+        said.append(
+            f"{balanced} balanced users are few: an AUC of 0.5 comes out {2 * error:.2f} to either "
+            "side of it by chance"
+        )
+    if original is None:
+        return said
     for name, scores in result["attackers"].items():
         if name not in original["attackers"]:
             continue

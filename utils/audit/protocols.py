@@ -8,6 +8,7 @@ cv      (the artefact; behind RC25's Table 3) stratified cross-validation with `
         repeated `repeats` times on balanced users that are drawn once.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,13 +73,14 @@ def rounds(labels: np.ndarray, protocol: Protocol) -> list[Round]:
             raise UserError(
                 f"shadow_ratio {protocol.shadow_ratio:g} of {total} balanced users exposes "
                 f"{exposed}: at least one of each of the {len(classes)} classes must be on "
-                "either side; change shadow_ratio or take an attribute with larger classes"
+                f"either side; {_ratios(smallest)}"
             )
         return [_shadow_round(labels, exposed, protocol.seed, d) for d in range(protocol.draws)]
     if smallest < protocol.folds:
+        able = f"take folds={smallest}, or " if smallest > 1 else ""
         raise UserError(
-            f"the smallest class has {smallest} users, fewer than folds {protocol.folds}; lower "
-            "folds or take an attribute with larger classes"
+            f"the smallest class has {smallest} users, fewer than folds {protocol.folds}; {able}"
+            "leave that class out of the labels, or join it with another"
         )
     users = balanced_users(labels, numpy_generator(protocol.seed, "balance"))
     splitter = RepeatedStratifiedKFold(
@@ -89,6 +91,14 @@ def rounds(labels: np.ndarray, protocol: Protocol) -> list[Round]:
     return [
         Round(users[train], users[test]) for train, test in splitter.split(users, labels[users])
     ]
+
+
+def _ratios(smallest: int) -> str:
+    """Which shadow ratios put each of `smallest` users a class on either side."""
+    lowest = math.ceil(100 / smallest) / 100
+    if smallest < 2 or lowest > 1 - lowest:
+        return "one class is too small for any: leave it out of the labels, or join it with another"
+    return f"take shadow_ratio from {lowest:g} to {min(0.9, 1 - lowest):g}, or larger classes"
 
 
 def _shadow_round(labels: np.ndarray, exposed: int, seed: int, draw: int) -> Round:
