@@ -13,8 +13,9 @@ if __name__ == "__main__":  # before the imports that take their time
     start("main")
 
 import logging
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,9 @@ from data.tables.run_files import (
 from data.tables.user_table import UserTable, check_squares
 from methods import METHODS, ExperimentConfig
 from methods.base import TopScorer
-from methods.eraser import Eraser, UserTables
+from methods.eraser import Eraser, UserTables, share_moved
+from methods.eraser_files import About, load_eraser, save_eraser
+from methods.leace import AffineEraser
 from methods.unlearning import Eq1Options
 from models import MODELS, EmbeddingScorer, Recommender, build_model, top_items
 from models.training.loop import train
@@ -83,6 +86,8 @@ def run(config: RunConfig, asked: bool = True) -> dict[str, Any]:
         config: what to run.
         asked: False for an original that another method starts from.
     """
+    if config.eraser:
+        return apply_fitted(config)
     method, device = METHODS[config.method], resolve_device(config.device)
     data = load(config, device)
     groups = method.groups - (set() if data.dataset else {Group.DATA, Group.TRAINING})
@@ -283,6 +288,7 @@ def unlearn_recommender(
         return model.embedding_scorer(top_items(model, dataset.n_users, dataset.n_items, top))
 
     eraser = fit(config, tables, data, scorer, threads)
+    keep_eraser(config, eraser, data, folder)
     with torch.no_grad():
         for name, edited in eraser.apply(tables).items():
             model.user_tables()[name].copy_(edited)
@@ -307,6 +313,7 @@ def unlearn_table(
     device = resolve_device(config.device)
     tables = {table.name: torch.from_numpy(given[people]).to(device, dtype)}
     eraser = fit(config, tables, known, None, threads)
+    keep_eraser(config, eraser, known, folder)
     edited = given.copy()
     edited[people] = eraser.apply(tables)[table.name].cpu().numpy()
     save_embedding(folder.embedding_path, edited)
@@ -314,6 +321,58 @@ def unlearn_table(
         save_table(path, table.edited(edited), source)
     write_json_lines(folder.path / "metrics.jsonl", eraser.history)
     return recorded(eraser, given.dtype)
+
+
+def keep_eraser(config: RunConfig, eraser: Eraser, data: Data, folder: RunFolder) -> None:
+    """Write the map that can be given to users who come later; a transductive method has none."""
+    if isinstance(eraser, AffineEraser):
+        assert data.labels is not None
+        fitted_on = next(
+            data.checksums[name] for name in ("original", "data") if name in data.checksums
+        )
+        users = int((data.labels >= 0).sum())
+        about = About(config.method, config.attribute, users, fitted_on)
+        save_eraser(folder.eraser_path, eraser, about)
+
+
+def apply_fitted(config: RunConfig) -> dict[str, Any]:
+    """Edit the table of a file by an eraser that was fitted before, and write it; [PAD] stays.
+
+    Raises:
+        UserError: the eraser is of tables of other dimensions.
+    """
+    assert config.eraser and config.user_embedding and config.output
+    start = time.perf_counter()
+    source, target = Path(config.user_embedding), Path(config.output)
+    eraser, about = load_eraser(Path(config.eraser))
+    table = load_table(source, config.table)
+    given, people = table.vectors, table.people
+    widths = list(eraser.widths.values())
+    if widths != [given.shape[1]]:
+        raise UserError(
+            f"{config.eraser} was fitted on {' and '.join(map(str, widths))} dimensions, {source} "
+            f"has {given.shape[1]}"
+        )
+    (name,) = eraser.widths
+    edited = given.copy()
+    edited[people] = eraser.apply({name: torch.from_numpy(given[people])})[name].numpy()
+    save_table(target, table.edited(edited), source)
+    log.info(
+        "%s: %s of %d users, by %s fitted on %d others; moved by %.3f of its norm",
+        target,
+        METHODS[about.method].title,
+        int(people.sum()),
+        config.eraser,
+        about.users,
+        share_moved(given, edited),
+    )
+    log.info(
+        "  what it hides of users whom it has not seen is for an audit to say: python attack.py "
+        "attack=audit user_embedding=%s labels=FILE attribute=%s",
+        target,
+        about.attribute,
+    )
+    return {"config": asdict(config), "seconds": time.perf_counter() - start}
 
 
 def hand_over(config: RunConfig, table: UserTable, summary: Mapping[str, Any]) -> None:
@@ -406,6 +465,9 @@ def check_run(config: RunConfig) -> None:
     """
     resolve_device(config.device)
     path = config.user_embedding
+    if config.eraser:
+        check_eraser(config)
+        return
     if config.target_model == "user_embedding.npy":
         raise UserError("target_model can't be \"user_embedding.npy\", the embedding's own name")
     if config.labels and not path:
@@ -442,6 +504,22 @@ def check_run(config: RunConfig) -> None:
         check_record(runs(config.record), config)
 
 
+def check_eraser(config: RunConfig) -> None:
+    """Refuse an eraser without a table to edit, or with a method beside it.
+
+    Raises:
+        UserError: says which.
+    """
+    if not (config.user_embedding and config.output):
+        raise UserError(f"eraser {config.eraser} needs user_embedding=FILE to edit and output=FILE")
+    if config.method != "original" or config.labels:
+        raise UserError(
+            f"eraser {config.eraser} was fitted before; leave method and labels out, which are for "
+            "fitting one"
+        )
+    check_formats(config.user_embedding, config.output)
+
+
 def check_formats(source: str, target: str | None) -> None:
     """Refuse names of files that can't be read or written, and to write what was read.
 
@@ -458,7 +536,8 @@ def check_formats(source: str, target: str | None) -> None:
 def same(config: RunConfig) -> str:
     """What tells a run apart within a sweep."""
     groups = METHODS[config.method].groups
-    return f"{run_path(config, groups)} {identity(config, groups)}"
+    files = config.user_embedding, config.table, config.labels, config.eraser, config.output
+    return f"{run_path(config, groups)} {identity(config, groups)} {files}"
 
 
 def close(summaries: list[dict[str, Any]], config: RunConfig) -> None:

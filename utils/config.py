@@ -150,6 +150,9 @@ class RunConfig:
     """Where to write the edited embedding besides the run folder, in the format of this name: the
     same as the file's keeps all else that it holds, another has ids and vectors. FILE.manifest.json
     beside it says what was done."""
+    eraser: Text | None = key(None, Group.PLACE)
+    """A fitted eraser (weights/eraser.safetensors of a run) to apply to user_embedding instead of
+    fitting a method: to users who came later, without labels. Needs output=FILE."""
     results_path: Text = key("exp_results/", Group.PLACE)
     """Folder of the run folders."""
     record: Text | None = key(None, Group.PLACE)

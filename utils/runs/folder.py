@@ -8,6 +8,7 @@
                             edited
     weights/user_vectors.npz users' vectors by place: the model's tables, what it serves, and the
                             scores' widest directions
+    weights/eraser.safetensors the fitted map, of a method whose map can be given to other users
     weights/user_lists.npy  (n_users, 20) int32 recommended items, best first
     users.csv               a line a row of the embedding: the dataset's own id, test metrics
     summary.json            results, seconds, environment, checksums; written last: done
@@ -155,6 +156,10 @@ class RunFolder:
     @property
     def embedding_path(self) -> Path:
         return embedding_path(self.path)
+
+    @property
+    def eraser_path(self) -> Path:
+        return self.path / "weights" / "eraser.safetensors"
 
     @property
     def places_path(self) -> Path:

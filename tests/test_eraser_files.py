@@ -1,0 +1,93 @@
+"""A fitted eraser is a file, and edits users who come later."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import attack
+import main
+from data.tables.files import load_table
+
+ERASER = "exp_results/external/mine/leace/seed-0/weights/eraser.safetensors"
+
+
+def people(path, n, seed, d=6):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, n)
+    vectors = rng.normal(size=(n, d)).astype(np.float32)
+    vectors[:, 0] += 2 * labels
+    ids = [f"{seed}-{one}" for one in range(n)]
+    pd.DataFrame({"user_id": ids, "embedding": list(vectors)}).to_parquet(path)
+    pd.DataFrame({"user_id": ids, "gender": np.where(labels, "M", "F")}).to_csv(
+        path.with_suffix(".csv"), index=False
+    )
+
+
+@pytest.fixture
+def fitted(workspace):
+    people(workspace / "mine.parquet", 400, 0)
+    arguments = ["user_embedding=mine.parquet", "labels=mine.csv", "method=leace", "threads=1"]
+    assert main.main(arguments) == 0
+    return workspace
+
+
+def auc(table, labels, capsys):
+    few = ["attackers=logistic", "shadow_ratio=0.5", "threads=1", f"labels={labels}"]
+    assert attack.main([f"user_embedding={table}", *few]) == 0
+    line = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("  logistic"))
+    return float(line.split()[-4])
+
+
+def test_users_who_come_later_are_edited_by_the_same_map(fitted, capsys):
+    people(fitted / "new.parquet", 300, 1)
+    arguments = [f"eraser={ERASER}", "user_embedding=new.parquet"]
+    assert main.main([*arguments, "output=out.parquet"]) == 0
+    said = capsys.readouterr().out
+    assert "LEACE of 300 users" in said
+    assert "fitted on 400 others" in said
+    assert list(load_table(Path("out.parquet")).ids) == list(load_table(Path("new.parquet")).ids)
+    assert auc("new.parquet", "new.csv", capsys) > 0.85
+    assert abs(auc("out.parquet", "new.csv", capsys) - 0.5) < 0.15
+    # on the users of the fit it is the run's own result
+    arguments = [f"eraser={ERASER}", "user_embedding=mine.parquet"]
+    assert main.main([*arguments, "output=again.parquet"]) == 0
+    edited = Path(ERASER).with_name("mine.parquet")
+    np.testing.assert_array_equal(
+        load_table(Path("again.parquet")).vectors, load_table(edited).vectors
+    )
+    assert {path.name for path in Path("exp_results/external").iterdir()} == {"mine"}
+
+
+def test_what_a_user_can_get_wrong(fitted, capsys):
+    people(fitted / "other.parquet", 30, 2, d=5)
+    Path("text.safetensors").write_text("no")
+    save_file({"centre": np.zeros(6)}, "strange.safetensors")
+    damaged = load_file(ERASER) | {"centre": np.full(6, np.nan)}
+    save_file(damaged, "nan.safetensors", {"version": "1", "kind": "affine"})
+    new = "user_embedding=mine.parquet"
+    for arguments, says in [
+        ([f"eraser={ERASER}"], "needs user_embedding=FILE to edit and output=FILE"),
+        ([f"eraser={ERASER}", new], "and output=FILE"),
+        ([f"eraser={ERASER}", new, "output=o.csv", "method=d2d"], "leave method and labels out"),
+        ([f"eraser={ERASER}", "user_embedding=other.parquet", "output=o.csv"], "fitted on 6 dim"),
+        (["eraser=no.safetensors", new, "output=o.csv"], "no.safetensors does not exist"),
+        (["eraser=text.safetensors", new, "output=o.csv"], "is not a fitted eraser file"),
+        (["eraser=strange.safetensors", new, "output=o.csv"], "is no eraser of version 1"),
+        (["eraser=nan.safetensors", new, "output=o.csv"], "is not a fitted eraser file"),
+    ]:
+        assert main.main(arguments) == 2
+        error = capsys.readouterr().err
+        assert says in error
+        assert error.count("\n") == 1
+        assert not Path("o.csv").exists()
+
+
+def test_a_method_that_knows_its_own_users_alone_keeps_no_eraser(fitted):
+    arguments = ["user_embedding=mine.parquet", "labels=mine.csv", "threads=1"]
+    assert main.main([*arguments, "method=barycentre"]) == 0
+    folder = Path("exp_results/external/mine/barycentre/seed-0/weights")
+    assert folder.is_dir()
+    assert not (folder / "eraser.safetensors").exists()
