@@ -70,6 +70,8 @@ def run(config: RunConfig, asked: bool = True) -> dict[str, Any]:
         config: what to run.
         asked: False for an original that another method starts from.
     """
+    if config.user_embedding:
+        config = of_file(config)
     method, device = METHODS[config.method], resolve_device(config.device)
     data = load(config, device)
     groups = method.groups - (set() if data.dataset else {Group.DATA, Group.TRAINING})
@@ -95,6 +97,12 @@ def run(config: RunConfig, asked: bool = True) -> dict[str, Any]:
             this.finish(config, results, checksums, device, threads)
     assert this.summary is not None
     return this.summary
+
+
+def of_file(config: RunConfig) -> RunConfig:
+    """The config of a run on somebody else's embedding: what it is measured in means nothing."""
+    relative: dict[str, Any] = {"unlearn_scale": "relative"}
+    return replace(config, **relative)
 
 
 @dataclass(frozen=True)
