@@ -215,12 +215,12 @@ def test_chance_is_the_mean_over_permutations_of_the_labels(classes):
     torch.testing.assert_close(loss.chance(theta), chance)
 
 
-@pytest.mark.parametrize("counts", [[30, 15, 2], [40, 20, 1]])
-def test_sampled_pairs_are_an_unbiased_estimate_of_all(counts):
+def test_sampled_pairs_are_an_unbiased_estimate_of_all():
+    counts = [30, 15, 3, 1]  # drawn: 12, 6, 2, 1
     theta, _ = users(n=sum(counts), k=3)
     labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
     theta += labels[:, None] * 0.3
-    loss, draws = d2d.sampled(labels, 20, numpy_generator(0)), 800
+    loss, draws = d2d.sampled(labels, 20, numpy_generator(0)), 600
     for name in ("value", "gradient", "chance"):
         function = getattr(loss, name)
         drawn = torch.stack([function(theta) for _ in range(draws)])
