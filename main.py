@@ -88,6 +88,8 @@ def run(config: RunConfig, asked: bool = True) -> dict[str, Any]:
     """
     if config.eraser:
         return apply_fitted(config)
+    if config.user_embedding:
+        config = of_file(config)
     method, device = METHODS[config.method], resolve_device(config.device)
     data = load(config, device)
     groups = method.groups - (set() if data.dataset else {Group.DATA, Group.TRAINING})
@@ -115,6 +117,12 @@ def run(config: RunConfig, asked: bool = True) -> dict[str, Any]:
     if config.output and data.table:
         hand_over(config, data.table, this.summary)
     return this.summary
+
+
+def of_file(config: RunConfig) -> RunConfig:
+    """The config of a run on somebody else's embedding: what it is measured in means nothing."""
+    relative: dict[str, Any] = {"unlearn_scale": "relative"}
+    return replace(config, **relative)
 
 
 @dataclass(frozen=True)

@@ -37,14 +37,15 @@ def u2u(theta: Tensor, labels: Tensor) -> Tensor:
     return 2 * torch.trace(theta.T @ laplacian @ theta)
 
 
-def mmd(theta: Tensor, labels: Tensor) -> Tensor:
+def mmd(theta: Tensor, labels: Tensor, bandwidth: Tensor | None = None) -> Tensor:
     """Mean over pairs of classes of the biased MMD with the artefact's five kernels, by autograd.
 
-    All kernel matrices whole; the bandwidth over all users, held constant.
+    All kernel matrices whole; the bandwidth, by default over all users, held constant.
     """
     n = len(theta)
     squared = (theta[:, None, :] - theta[None, :, :]).square().sum(-1)
-    bandwidth = squared.detach().sum() / (n * (n - 1))
+    if bandwidth is None:
+        bandwidth = squared.detach().sum() / (n * (n - 1))
     widths = [bandwidth * factor for factor in (0.25, 0.5, 1.0, 2.0, 4.0)]
     kernel = torch.stack([torch.exp(-squared / width) for width in widths]).sum(0)
     members = [labels == c for c in range(int(labels.max()) + 1)]

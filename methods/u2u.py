@@ -58,4 +58,4 @@ def minimiser(theta_star: Tensor, labels: Tensor, alpha: float) -> Tensor:
     return theta.to(theta_star.dtype)
 
 
-METHOD = Method("U2U-R", Eq1Options, eq1(distinguishability))
+METHOD = Method("U2U-R", Eq1Options, eq1(lambda _star, labels, *_: distinguishability(labels)))

@@ -97,7 +97,8 @@ def test_the_schemas_for_editors_are_current(program, name, tmp_path, capsys):
 
 def test_a_key_means_one_thing():
     options = {method.options for method in METHODS.values() if method.options}
-    names = [field.name for one in (RunConfig, *options) for field in dataclasses.fields(one)]
+    classes = {base for one in (RunConfig, *options) for base in one.__mro__}
+    names = [name for one in classes for name in vars(one).get("__annotations__", {})]
     assert sorted(names) == sorted({field.name for field in dataclasses.fields(ExperimentConfig)})
     for key in ("attribute", "regularizer", "au_trade_off", "model", "dataset", "method", "seed"):
         assert getattr(AttackConfig, key) == getattr(ExperimentConfig, key)  # the same folder

@@ -5,9 +5,9 @@ import torch
 
 from benchmarks import naive
 from methods import METHODS, d2d, u2u
-from methods.losses.mmd import mmd, mmd_gradient
+from methods.losses.mmd import Classes, median_squared_distance, mmd, mmd_chance, mmd_gradient
 from methods.losses.regularizers import frobenius, ranking
-from methods.unlearning import Eq1Options, Optimizer, class_spread, unlearn
+from methods.unlearning import Optimizer, class_spread, unlearn
 from models import EmbeddingScorer
 from utils.errors import UserError
 from utils.seeds import numpy_generator
@@ -157,6 +157,112 @@ def test_float32_is_close_to_float64():
     torch.testing.assert_close(gradient.double(), expected, rtol=1e-3, atol=1e-7)
 
 
+def test_a_median_width_is_that_of_all_pairs_or_of_a_fixed_sample():
+    theta, _ = users(n=40)
+    squares = (theta[:, None] - theta[None]).square().sum(-1)
+    of_pairs = squares[torch.triu_indices(40, 40, 1).unbind()].sort().values
+    width = median_squared_distance(40, numpy_generator(0))
+    torch.testing.assert_close(width(theta), of_pairs[(len(of_pairs) - 1) // 2])
+    many, _ = users(n=3000)
+    of_some = median_squared_distance(3000, numpy_generator(0))
+    assert torch.equal(of_some(many), of_some(many))
+    exact = torch.pdist(many).median().square()
+    assert of_some(many) == pytest.approx(exact.item(), rel=0.1)
+    assert of_some(many) != exact
+    point = torch.zeros(40, 3)
+    point[0] = 1  # most pairs are at distance 0
+    assert width(point) > 0
+
+
+@pytest.mark.parametrize("width", ["mean", "median", "standardised"])
+@pytest.mark.parametrize("classes", [2, 5])
+def test_every_kernel_width_equals_naive_autograd(classes, width):
+    theta_star, labels = users(classes=classes)
+    theta_star *= torch.tensor([1.0, 10.0, 0.1, 1.0, 0.0])  # a dimension that tells nothing
+    theta = theta_star + 0.1 * users(seed=1)[0]
+    loss = d2d.loss(theta_star, labels, d2d.D2DOptions(kernel_width=width), numpy_generator(0))
+
+    def oracle(theta):
+        if width == "standardised":
+            deviations = theta_star.std(0)
+            theta = theta / torch.where(deviations > 0, deviations, 1)
+        b = torch.pdist(theta.detach()).median().square() if width == "median" else None
+        return naive.mmd(theta, labels, b)
+
+    value, gradient = autograd(oracle, theta)
+    torch.testing.assert_close(loss.value(theta), value)
+    torch.testing.assert_close(loss.gradient(theta), gradient)
+    others = {"mean", "median", "standardised"} - {width}
+    for other in others:
+        options = d2d.D2DOptions(kernel_width=other)
+        differs = d2d.loss(theta_star, labels, options, numpy_generator(0)).value(theta)
+        assert abs(differs - value) > 1e-3 * value
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_chance_is_the_mean_over_permutations_of_the_labels(classes):
+    theta, labels = users(n=40, classes=classes)
+    generator = torch.Generator().manual_seed(0)
+    values = torch.stack(
+        [mmd(theta, labels[torch.randperm(40, generator=generator)]) for _ in range(1000)]
+    )
+    error = values.std() / len(values) ** 0.5
+    chance = mmd_chance(theta, labels)
+    assert abs(values.mean() - chance) < 4 * error
+    assert error < 0.01 * chance
+    assert mmd(theta + 2 * labels[:, None], labels) > chance + 4 * values.std()
+    loss = d2d.distinguishability(labels).of_affine(3.0, 1.0)
+    torch.testing.assert_close(loss.chance(theta), chance)
+
+
+def test_sampled_pairs_are_an_unbiased_estimate_of_all():
+    counts = [30, 15, 3, 1]  # drawn: 12, 6, 2, 1
+    theta, _ = users(n=sum(counts), k=3)
+    labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    theta += labels[:, None] * 0.3
+    loss, draws = d2d.sampled(labels, 20, numpy_generator(0)), 600
+    for name in ("value", "gradient", "chance"):
+        function = getattr(loss, name)
+        drawn = torch.stack([function(theta) for _ in range(draws)])
+        exact = getattr(d2d.distinguishability(labels), name)(theta)
+        error = drawn.std(0) / draws**0.5
+        assert (error > 0).any(), name
+        score = (drawn.mean(0) - exact) / error
+        assert score.abs().max() < 4.5, name
+        assert error.norm() < 0.15 * exact.norm(), name
+
+
+def test_a_sample_is_stratified_without_repetition_and_all_users_are_the_exact_loss():
+    labels = torch.tensor([0] * 70 + [1] * 27 + [2] * 3)
+    theta = users(n=100)[0]
+    everyone = Classes.of(labels)
+    drawn = everyone.sample(20, numpy_generator(0))
+    assert drawn.counts == [14, 5, 2]
+    assert len(set(drawn.order.tolist())) == 21
+    assert torch.equal(labels[drawn.order], torch.tensor([0] * 14 + [1] * 5 + [2] * 2))
+    gradient = mmd_gradient(theta, drawn)
+    assert torch.equal(gradient.any(1).nonzero().flatten(), drawn.order.sort().values)
+    whole = everyone.sample(100, numpy_generator(0))
+    assert torch.equal(mmd(theta, whole), mmd(theta, labels))
+    assert torch.equal(mmd_gradient(theta, whole), mmd_gradient(theta, labels))
+
+
+def test_every_step_draws_other_users_only_where_there_are_more_than_pairs_users():
+    theta, labels = users(n=50)
+
+    def loss(pairs_users):
+        options = d2d.D2DOptions(pairs_users=pairs_users)
+        return d2d.loss(theta, labels, options, numpy_generator(0))
+
+    exact = loss(50)
+    assert torch.equal(exact.gradient(theta), mmd_gradient(theta, labels))
+    assert torch.equal(exact.gradient(theta), exact.gradient(theta))
+    few, again = loss(49), loss(49)
+    first = few.gradient(theta)
+    assert not torch.equal(first, few.gradient(theta))
+    assert torch.equal(first, again.gradient(theta))  # the same seed, the same draws
+
+
 def test_frobenius_against_autograd():
     theta, _ = users()
     star = theta + 0.1
@@ -240,7 +346,7 @@ def test_u2u_leaves_unknown_users_untouched_with_every_optimiser(optimizer):
 def test_a_transductive_eraser_edits_the_users_it_was_fitted_on_and_no_others():
     theta, labels = users(40, 3)
     tables, optimizer = {"gmf": theta}, Optimizer("adam", 3, 0.01)
-    options, rng = Eq1Options(unlearn_steps=3, unlearn_lr=0.01), numpy_generator(0)
+    options, rng = d2d.D2DOptions(unlearn_steps=3, unlearn_lr=0.01), numpy_generator(0)
     eraser = METHODS["d2d"].fit(tables, {"gender": labels}, options, rng, None, UNCHANGED)
     expected = unlearn(theta, labels, d2d.distinguishability, frobenius(theta), 1e-6, optimizer)
     edited = eraser.apply(tables)

@@ -22,6 +22,9 @@ TOLERATED_LOSS = 0.1
 FEW_BALANCED = 100
 """Balanced users of an attack below which the error of an AUC is said."""
 
+TOLERATED_SHARE = 0.5
+"""Share of the distinguishability that may be left before unlearning is said not to have worked."""
+
 ROUNDING_STEPS = 10
 """Users of a class who lie fewer roundings apart are said to lie within rounding."""
 
@@ -73,11 +76,27 @@ def describe_run(
         log.warning("%s", remark)
     if "moved" in summary:
         log.info("  the embedding moved by %.3f of its norm", summary["moved"])
+    if "left" in (losses := summary.get("losses", {})):
+        log.info("  %s", _what_is_left(losses))
     verb = "unlearned" if "moved" in summary else "trained"
     log.info("  %s in %.1f s", verb, summary["seconds"])
     log.info("  user embedding: %s", embedding_path(folder))
     if next_steps:
         log.info("Next: %s", " or ".join(_next_steps(summary["config"], folder, kind)))
+
+
+def _what_is_left(losses: dict[str, Any]) -> str:
+    """What minimising eq. 1 achieved, in a line."""
+    (before, chance), (after, chance_now) = (
+        (losses[when]["distinguishability"], losses[when]["chance"]) for when in ("before", "after")
+    )
+    said = f"distinguishability {before:.4g} before, {after:.4g} after"
+    if chance:
+        said += f", of random groups {chance:.4g} and {chance_now:.4g}"
+    if losses["left"] is None:
+        return f"{said}: there was none to take away"
+    beyond = " of what is beyond chance" if chance else ""
+    return f"{said}: {100 * losses['left']:.1f} %{beyond} left"
 
 
 def remarks(summary: dict[str, Any]) -> list[str]:
@@ -91,6 +110,13 @@ def remarks(summary: dict[str, Any]) -> list[str]:
                 f"{100 * TOLERATED_LOSS:.0f} %; raise au_trade_off, or lower unlearn_steps or "
                 "unlearn_lr"
             )
+    share = summary.get("losses", {}).get("left")
+    if share is not None and share > TOLERATED_SHARE:
+        said.append(
+            f"it did not work: {100 * share:.0f} % of the distinguishability is left, more than "
+            f"{100 * TOLERATED_SHARE:.0f} %; raise unlearn_steps or unlearn_lr, or lower "
+            "au_trade_off"
+        )
     if left := summary.get("served_unedited"):
         said.append(
             f"scores are made of {', '.join(left)}, which the method did not edit and which may "
