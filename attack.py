@@ -46,7 +46,14 @@ from utils.errors import UserError
 from utils.messages import attack_remarks, command_for, describe_attack, describe_audit
 from utils.reproduction import renew_report
 from utils.runs.files import file_checksum, read_json_object, replace_file, write_json
-from utils.runs.folder import embedding_path, lists_path, places_path, run_path, users_path
+from utils.runs.folder import (
+    check_outputs,
+    embedding_path,
+    lists_path,
+    places_path,
+    run_path,
+    users_path,
+)
 from utils.runs.locks import locked
 from utils.runs.logs import log_file
 from utils.runs.records import (
@@ -239,6 +246,7 @@ def subject_of_run(config: AttackConfig, folder: Path) -> tuple["Target", Subjec
     sizes = (dataset.n_users, dataset.n_items)
     train, places = dataset.train.numpy(), places_of_run(folder, *sizes, seed)
     files = [places_path(folder), lists_path(folder), users_path(folder)]
+    check_outputs(folder, *files)
     original, before = original_of(config, summary), None
     if original:
         before = load_users(users_path(original), METRICS, dataset.n_users)
@@ -418,6 +426,7 @@ def target_run(config: AttackConfig, folder: Path) -> Target:
     attribute = load_run_labels(config, len(embedding))
     logs = folder / "train_log-attack.log"
     path = embedding_path(folder) if config.place == DEFAULT_PLACE else places_path(folder)
+    check_outputs(folder, path)
     return Target(title, path, embedding, attribute, folder / "attack.json", logs)
 
 

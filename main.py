@@ -74,8 +74,7 @@ def run(config: RunConfig, asked: bool = True) -> dict[str, Any]:
     data = load(config, device)
     groups = method.groups - (set() if data.dataset else {Group.DATA, Group.TRAINING})
     original = original_folder(config, data) if method.fit and data.dataset else None
-    start = original.embedding_path if original else None
-    with session(config, groups, data.checksums, method.title, asked, start) as this:
+    with session(config, groups, data.checksums, method.title, asked, original) as this:
         if this.summary is None:
             threads = Threads(1 if config.threads else available_cores())
             if not method.fit:
