@@ -127,10 +127,10 @@ def run_attack(config: AttackConfig) -> dict[str, Any]:
             if config.fail_above is not None:
                 result["gate"] = gate(result, config.fail_above)
             save(target.result, config, result)  # before printing: nobody may be reading
+            if record:
+                add_attack(record, config, groups, result, run_key(folder) or "")
             describe_attack(result)
             log.info("  saved in %s", target.result)
-        if record:
-            add_attack(record, config, groups, result, run_key(folder) or "")
     return result
 
 
@@ -180,12 +180,12 @@ def run_audit(config: AttackConfig) -> dict[str, Any]:
             if config.fail_above is not None:
                 result["gate"] = audit_gate(result["verdict"], config.fail_above)
             page = save_audit(audit_path(config, target), result)
+            if record:
+                add_audit(record, config, groups, result, run_key(folder) or "")
             describe_audit(result)
             log.info("  the page: %s", page)
             if result["verdict"]["leaks"] and (config.method, config.scope) != REMEDY:
                 log.info("Next: %s", remedy(config))
-        if record:
-            add_audit(record, config, groups, result, run_key(folder) or "")
     return result
 
 
