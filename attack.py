@@ -14,7 +14,8 @@ if __name__ == "__main__":  # before the imports that take their time
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -57,12 +58,13 @@ from utils.runs.folder import (
 from utils.runs.locks import locked
 from utils.runs.logs import log_file
 from utils.runs.records import (
+    Record,
     add_attack,
     add_audit,
     attacks,
     audit_keys,
     audits,
-    check_record,
+    check_recordable,
     has_attack,
     has_audit,
 )
@@ -86,7 +88,7 @@ def run_attack(config: AttackConfig) -> dict[str, Any]:
     """Attack one embedding: a run's, or that of a file."""
     file, groups = config.user_embedding, METHODS[config.method].groups
     folder = run_path(config, groups)
-    record = attacks(config.record) if config.record else None
+    record = record_of(config)
     with locked(Path(file) if file else folder, config.busy):
         names = battery(config.attackers)
         # a row has no verdict
@@ -108,9 +110,9 @@ def run_attack(config: AttackConfig) -> dict[str, Any]:
             jobs = config.threads or available_cores()
             labels, classes = target.attribute.labels, target.attribute.classes
             protocol = Protocol.of(config)
-            result = summarise(
-                out_of_sample(target.embedding, labels, names, protocol, jobs), labels
-            )
+            with naming_smallest(target.attribute):
+                found = out_of_sample(target.embedding, labels, names, protocol, jobs)
+            result = summarise(found, labels)
             if config.null:
                 null = null_of_the_worst(
                     target.embedding, labels, names, protocol, config.null, jobs
@@ -138,7 +140,7 @@ def run_audit(config: AttackConfig) -> dict[str, Any]:
     """Audit a run, or the arrays of a file."""
     file, groups = config.user_embedding, METHODS[config.method].groups
     folder = run_path(config, groups)
-    record = audits(config.record) if config.record else None
+    record = record_of(config)
     with locked(Path(file) if file else folder, config.busy):
         if (
             record
@@ -168,7 +170,8 @@ def run_audit(config: AttackConfig) -> dict[str, Any]:
                 len(subject.places),
                 ", ".join(subject.places),
             )
-            result = audit(subject, settings, config.threads or available_cores())
+            with naming_smallest(target.attribute):
+                result = audit(subject, settings, config.threads or available_cores())
             result = {"title": target.title, **result}
             result |= {
                 "treatment": subject.treatment,
@@ -187,6 +190,16 @@ def run_audit(config: AttackConfig) -> dict[str, Any]:
             if result["verdict"]["leaks"] and (config.method, config.scope) != REMEDY:
                 log.info("Next: %s", remedy(config))
     return result
+
+
+@contextmanager
+def naming_smallest(attribute: Attribute) -> Iterator[None]:
+    """Attackers know classes by number alone: say which has too few users for them."""
+    try:
+        yield
+    except UserError as error:
+        fewest = np.bincount(attribute.labels[attribute.labels >= 0]).argmin()
+        raise UserError(f'{error} (the smallest is "{attribute.classes[fewest]}")') from None
 
 
 def remedy(config: AttackConfig) -> str:
@@ -359,10 +372,9 @@ def load_run_labels(config: AttackConfig, n_users: int) -> Attribute:
     """
     prepared = Path(config.dataset_path) / config.dataset / "preprocess"
     if not prepared.is_dir():
-        raise UserError(
-            f"{prepared} does not exist; main.py prepares it: "
-            f"python main.py dataset={config.dataset} dataset_path={config.dataset_path}"
-        )
+        keys = {"dataset": config.dataset, "dataset_path": config.dataset_path}
+        prepares_it = command_for("main.py", ExperimentConfig, keys)
+        raise UserError(f"{prepared} does not exist; main.py prepares it: {prepares_it}")
     with locked(prepared, busy="wait"):
         check_data(prepared, run_path(config, METHODS[config.method].groups))
         attribute = load_attribute(prepared, config.attribute)
@@ -504,9 +516,13 @@ def check(config: AttackConfig) -> None:
             f"fail_above null-95 needs a null of at least {FEWEST_PERMUTATIONS} permutations; add "
             "null=99"
         )
-    if config.record:
-        make = audits if config.attack == "audit" else attacks
-        check_record(make(config.record), config)
+    check_recordable(config)
+
+
+def record_of(config: AttackConfig) -> Record | None:
+    """Where an attack or audit leaves its rows, if anywhere."""
+    make = audits if config.attack == "audit" else attacks
+    return make(config.record) if config.record else None
 
 
 def same(config: AttackConfig) -> str:
@@ -524,6 +540,7 @@ COMMAND = Command(
     default_config="configs/attack_config.json",
     choices={"method": METHODS, "model": MODELS, "attackers": [*ATTACKERS, STRONG]},
     check=check,
+    record=record_of,
     same=same,
     run=run,
     close=lambda results, config: renew_report(config.record),  # each attack has shown its own

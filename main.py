@@ -50,7 +50,7 @@ from utils.metrics import evaluate_users, means
 from utils.reproduction import renew_report
 from utils.runs.files import file_checksum, write_json_lines
 from utils.runs.folder import RunFolder, load_weights, run_path, save_weights
-from utils.runs.records import check_record, runs
+from utils.runs.records import check_recordable, runs
 from utils.runs.session import session
 from utils.runtime import available_cores, resolve_device
 from utils.seeds import numpy_generator, torch_generator
@@ -349,7 +349,7 @@ def scores_of_users(model: Recommender, dataset: Dataset, seed: int) -> np.ndarr
 
 
 def check_run(config: RunConfig) -> None:
-    """Refuse keys that make no sense together, and a record that isn't one.
+    """Refuse keys that make no sense together.
 
     Raises:
         UserError: says which, and what to do.
@@ -378,8 +378,7 @@ def check_run(config: RunConfig) -> None:
             f'method "{config.method}" with regularizer "{options.regularizer}" has no closed '
             'form, only "u2u" with "frobenius"; take unlearn_optimizer "adam"'
         )
-    if config.record:
-        check_record(runs(config.record), config)
+    check_recordable(config)
 
 
 def same(config: RunConfig) -> str:
@@ -400,6 +399,7 @@ COMMAND = Command(
     default_config="configs/exp_config.json",
     choices={"method": METHODS, "model": MODELS},
     check=check_run,
+    record=lambda config: runs(config.record) if config.record else None,
     same=same,
     run=run,
     close=close,
