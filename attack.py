@@ -14,7 +14,8 @@ if __name__ == "__main__":  # before the imports that take their time
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -48,16 +49,24 @@ from utils.errors import UserError
 from utils.messages import attack_remarks, command_for, describe_attack, describe_audit
 from utils.reproduction import renew_report
 from utils.runs.files import file_checksum, read_json_object, replace_file, write_json
-from utils.runs.folder import embedding_path, lists_path, places_path, run_path, users_path
+from utils.runs.folder import (
+    check_outputs,
+    embedding_path,
+    lists_path,
+    places_path,
+    run_path,
+    users_path,
+)
 from utils.runs.locks import locked
 from utils.runs.logs import log_file
 from utils.runs.records import (
+    Record,
     add_attack,
     add_audit,
     attacks,
     audit_keys,
     audits,
-    check_record,
+    check_recordable,
     has_attack,
     has_audit,
 )
@@ -81,7 +90,7 @@ def run_attack(config: AttackConfig) -> dict[str, Any]:
     """Attack one embedding: a run's, or that of a file."""
     file, groups = config.user_embedding, METHODS[config.method].groups
     folder = run_path(config, groups)
-    record = attacks(config.record) if config.record else None
+    record = record_of(config)
     with locked(Path(file) if file else folder, config.busy):
         names = battery(config.attackers)
         # a row has no verdict
@@ -101,9 +110,9 @@ def run_attack(config: AttackConfig) -> dict[str, Any]:
             jobs = config.threads or available_cores()
             labels, classes = target.attribute.labels, target.attribute.classes
             protocol = Protocol.of(config)
-            result = summarise(
-                out_of_sample(target.embedding, labels, names, protocol, jobs), labels
-            )
+            with naming_smallest(target.attribute):
+                found = out_of_sample(target.embedding, labels, names, protocol, jobs)
+            result = summarise(found, labels)
             if config.null:
                 null = null_of_the_worst(
                     target.embedding, labels, names, protocol, config.null, jobs
@@ -120,10 +129,10 @@ def run_attack(config: AttackConfig) -> dict[str, Any]:
             if config.fail_above is not None:
                 result["gate"] = gate(result, config.fail_above)
             save(target.result, config, result)  # before printing: nobody may be reading
+            if record:
+                add_attack(record, config, groups, result, run_key(folder) or "")
             describe_attack(result)
             log.info("  saved in %s", target.result)
-        if record:
-            add_attack(record, config, groups, result, run_key(folder) or "")
     return result
 
 
@@ -131,7 +140,7 @@ def run_audit(config: AttackConfig) -> dict[str, Any]:
     """Audit a run, or the arrays of a file."""
     file, groups = config.user_embedding, METHODS[config.method].groups
     folder = run_path(config, groups)
-    record = audits(config.record) if config.record else None
+    record = record_of(config)
     with locked(Path(file) if file else folder, config.busy):
         if (
             record
@@ -161,7 +170,8 @@ def run_audit(config: AttackConfig) -> dict[str, Any]:
                 len(subject.places),
                 ", ".join(subject.places),
             )
-            result = audit(subject, settings, config.threads or available_cores())
+            with naming_smallest(target.attribute):
+                result = audit(subject, settings, config.threads or available_cores())
             result = {"title": target.title, **result}
             result |= {
                 "treatment": subject.treatment,
@@ -173,13 +183,23 @@ def run_audit(config: AttackConfig) -> dict[str, Any]:
             if config.fail_above is not None:
                 result["gate"] = audit_gate(result["verdict"], config.fail_above)
             page = save_audit(audit_path(config, target), result)
+            if record:
+                add_audit(record, config, groups, result, run_key(folder) or "")
             describe_audit(result)
             log.info("  the page: %s", page)
             if result["verdict"]["leaks"] and (config.method, config.scope) != REMEDY:
                 log.info("Next: %s", remedy(config))
-        if record:
-            add_audit(record, config, groups, result, run_key(folder) or "")
     return result
+
+
+@contextmanager
+def naming_smallest(attribute: Attribute) -> Iterator[None]:
+    """Attackers know classes by number alone: say which has too few users for them."""
+    try:
+        yield
+    except UserError as error:
+        fewest = np.bincount(attribute.labels[attribute.labels >= 0]).argmin()
+        raise UserError(f'{error} (the smallest is "{attribute.classes[fewest]}")') from None
 
 
 def remedy(config: AttackConfig) -> str:
@@ -246,6 +266,7 @@ def subject_of_run(config: AttackConfig, folder: Path) -> tuple["Target", Subjec
     sizes = (dataset.n_users, dataset.n_items)
     train, places = dataset.train.numpy(), places_of_run(folder, *sizes, seed)
     files = [places_path(folder), lists_path(folder), users_path(folder)]
+    check_outputs(folder, *files)
     original, before = original_of(config, summary), None
     if original:
         before = load_users(users_path(original), METRICS, dataset.n_users)
@@ -360,10 +381,9 @@ def load_run_labels(config: AttackConfig, n_users: int) -> Attribute:
     """
     prepared = Path(config.dataset_path) / config.dataset / "preprocess"
     if not prepared.is_dir():
-        raise UserError(
-            f"{prepared} does not exist; main.py prepares it: "
-            f"python main.py dataset={config.dataset} dataset_path={config.dataset_path}"
-        )
+        keys = {"dataset": config.dataset, "dataset_path": config.dataset_path}
+        prepares_it = command_for("main.py", ExperimentConfig, keys)
+        raise UserError(f"{prepared} does not exist; main.py prepares it: {prepares_it}")
     with locked(prepared, busy="wait"):
         check_data(prepared, run_path(config, METHODS[config.method].groups))
         attribute = load_attribute(prepared, config.attribute)
@@ -425,6 +445,7 @@ def target_run(config: AttackConfig, folder: Path) -> Target:
     attribute = load_run_labels(config, len(embedding))
     logs = folder / "train_log-attack.log"
     path = embedding_path(folder) if config.place == DEFAULT_PLACE else places_path(folder)
+    check_outputs(folder, path)
     return Target(title, path, embedding, attribute, folder / "attack.json", logs)
 
 
@@ -512,9 +533,13 @@ def check(config: AttackConfig) -> None:
             f"fail_above null-95 needs a null of at least {FEWEST_PERMUTATIONS} permutations; add "
             "null=99"
         )
-    if config.record:
-        make = audits if config.attack == "audit" else attacks
-        check_record(make(config.record), config)
+    check_recordable(config)
+
+
+def record_of(config: AttackConfig) -> Record | None:
+    """Where an attack or audit leaves its rows, if anywhere."""
+    make = audits if config.attack == "audit" else attacks
+    return make(config.record) if config.record else None
 
 
 def same(config: AttackConfig) -> str:
@@ -532,6 +557,7 @@ COMMAND = Command(
     default_config="configs/attack_config.json",
     choices={"method": METHODS, "model": MODELS, "attackers": [*ATTACKERS, STRONG]},
     check=check,
+    record=record_of,
     same=same,
     run=run,
     close=lambda results, config: renew_report(config.record),  # each attack has shown its own

@@ -64,7 +64,7 @@ from utils.runs.folder import (
     run_path,
     save_weights,
 )
-from utils.runs.records import check_record, runs
+from utils.runs.records import check_recordable, runs
 from utils.runs.session import session
 from utils.runtime import available_cores, resolve_device
 from utils.seeds import numpy_generator, torch_generator
@@ -94,8 +94,7 @@ def run(config: RunConfig, asked: bool = True) -> dict[str, Any]:
     data = load(config, device)
     groups = method.groups - (set() if data.dataset else {Group.DATA, Group.TRAINING})
     original = original_folder(config, data) if method.fit and data.dataset else None
-    start = original.embedding_path if original else None
-    with session(config, groups, data.checksums, method.title, asked, start) as this:
+    with session(config, groups, data.checksums, method.title, asked, original) as this:
         if this.summary is None:
             threads = Threads(1 if config.threads else available_cores())
             if not method.fit:
@@ -466,7 +465,7 @@ def scores_of_users(model: Recommender, dataset: Dataset, seed: int) -> np.ndarr
 
 
 def check_run(config: RunConfig) -> None:
-    """Refuse keys that make no sense together, and a record that isn't one.
+    """Refuse keys that make no sense together.
 
     Raises:
         UserError: says which, and what to do.
@@ -508,8 +507,7 @@ def check_run(config: RunConfig) -> None:
             f'method "{config.method}" with regularizer "{options.regularizer}" has no closed '
             'form, only "u2u" with "frobenius"; take unlearn_optimizer "adam"'
         )
-    if config.record:
-        check_record(runs(config.record), config)
+    check_recordable(config)
 
 
 def check_eraser(config: RunConfig) -> None:
@@ -560,6 +558,7 @@ COMMAND = Command(
     default_config="configs/exp_config.json",
     choices={"method": METHODS, "model": MODELS},
     check=check_run,
+    record=lambda config: runs(config.record) if config.record else None,
     same=same,
     run=run,
     close=close,

@@ -22,6 +22,7 @@ from data.layout import (
     read_pairs,
     read_user_ids,
     read_users,
+    read_whole,
     stated_items,
 )
 from data.sampling import sample_negatives
@@ -143,6 +144,7 @@ def load_dataset(
     Raises:
         UserError: a file is missing or damaged.
     """
+    checksum = data_checksum(folder, hold_out_validation, split_seed)
     train = read_pairs(existing(folder, TRAIN))
     test = read_candidates(existing(folder, TEST))
     n_users = int(max(train[:, 0].max(), test.users.max())) + 1
@@ -172,7 +174,7 @@ def load_dataset(
         train=torch.from_numpy(np.ascontiguousarray(train)),
         validation=validation,
         test=test,
-        checksum=data_checksum(folder, hold_out_validation, split_seed),
+        checksum=checksum,
         user_ids=read_user_ids(folder) if is_ours(folder) else [str(u) for u in range(n_users)],
         graph_path=folder / graph_name if is_ours(folder) else None,
     )
@@ -182,12 +184,12 @@ def data_checksum(folder: Path, hold_out_validation: bool, split_seed: int) -> s
     """The checksum of the dataset that `load_dataset` reads there, without parsing anything.
 
     Raises:
-        UserError: a file is missing.
+        UserError: a file is missing, or not what was prepared.
     """
     paths = [existing(folder, TRAIN), existing(folder, TEST)]
     if hold_out_validation and _has_validation(folder):
         paths.append(existing(folder, VALIDATION))
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in paths))
+    digest = hashlib.sha256(b"".join(read_whole(path) for path in paths))
     if hold_out_validation and not _has_validation(folder):
         digest.update(f"validation drawn with {split_seed}".encode())
     return digest.hexdigest()

@@ -5,7 +5,9 @@ the names of their programs or those of the 2025 paper, and the labels in a pick
 """
 
 import csv
+import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -46,6 +48,32 @@ def existing(folder: Path, names: tuple[str, ...]) -> Path:
         also = f" (or {', '.join(names[1:])})" if names[1:] else ""
         raise UserError(f"{folder / names[0]}{also} is missing; {_anew(folder)}")
     return paths[0]
+
+
+def read_whole(path: Path) -> bytes:
+    """A prepared file's bytes: those that `data.prepare` wrote, where meta.json has a checksum of
+    them (not in older folders, nor in the authors').
+
+    Raises:
+        UserError: they are others.
+    """
+    content = path.read_bytes()
+    known = _checksums(path.parent).get(path.name)
+    if known not in (None, hashlib.sha256(content).hexdigest()):
+        raise UserError(
+            f"{path} is damaged: it is not what was prepared ({META} has another checksum); "
+            f"{_anew(path.parent)}"
+        )
+    return content
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether meta.json has the checksums of the folder's files, and they are these."""
+    known = _checksums(folder)
+    try:
+        return bool(known) and all(read_whole(folder / name) for name in known)
+    except (UserError, FileNotFoundError):
+        return False
 
 
 def read_pairs(path: Path) -> np.ndarray:
@@ -125,6 +153,7 @@ def read_user_ids(folder: Path) -> list[str]:
 
 def _users(folder: Path) -> pd.DataFrame:
     path, mend = existing(folder, USERS), _anew(folder)
+    read_whole(path)
     try:
         users = read_named(path, ",", csv.QUOTE_MINIMAL)
     except UserError as error:
@@ -142,9 +171,17 @@ def stated_items(folder: Path) -> int:
 
 
 def _stated(folder: Path, what: str) -> int:
-    meta = read_json_object(folder / META) if is_ours(folder) else None
-    count = (meta or {}).get(what)
+    count = _meta(folder).get(what)
     return count if isinstance(count, int) else 0
+
+
+def _checksums(folder: Path) -> dict[str, Any]:
+    known = _meta(folder).get("files")
+    return known if isinstance(known, dict) else {}
+
+
+def _meta(folder: Path) -> dict[str, Any]:
+    return (read_json_object(folder / META) if is_ours(folder) else None) or {}
 
 
 def _anew(folder: Path) -> str:

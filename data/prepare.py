@@ -11,9 +11,11 @@ and, ours alone:
     validation_neg_interactions   the same for the validation interaction, which also stands in
                                   train_interactions.csv
     users.csv, items.csv          index, raw id and the users' attributes
-    meta.json                     settings, counts, and the raw files' checksums
+    meta.json                     settings, counts, checksums of the raw files and of those here
+                                  that we read
 """
 
+import contextlib
 import logging
 import shutil
 from collections.abc import Mapping
@@ -25,12 +27,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from data.layout import META, is_ours
+from data.layout import META, TEST, TRAIN, USERS, VALIDATION, is_ours, is_whole
 from data.sampling import sample_negatives
 from data.sources.fetch import ARCHIVES, Source, find_source, raw_source
 from data.sources.readers import PrepareSettings, RawData, latest, oldest_first
 from utils.errors import UserError
-from utils.runs.files import file_checksum, free_name, named, read_json_object, write_json
+from utils.runs.files import (
+    file_checksum,
+    named,
+    read_json_object,
+    set_aside,
+    set_aside_before,
+    write_json,
+)
 from utils.runs.locks import locked
 from utils.seeds import numpy_generator
 
@@ -38,6 +47,8 @@ log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 2
 HELD_OUT = 2  # interactions of a user: one for the test, one for the validation
+FILES = [TRAIN[0], TEST[0], VALIDATION[0], USERS[0]]  # whose checksums are in meta.json
+RAW_CHECKSUMS = ".raw_checksums.json"  # beside the prepared folder
 
 
 @dataclass(frozen=True)
@@ -211,14 +222,13 @@ def build(
         with named(folder):
             scratch.mkdir(parents=True)
             _write(scratch, user, item, split, negatives, attributes, item_ids)
+            meta["files"] = {file: file_checksum(scratch / file) for file in FILES}
             write_json(scratch / META, meta)
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
     if folder.exists():
-        kept = free_name(folder)
-        folder.rename(kept)
-        log.warning("The former %s was kept as %s", folder, kept.name)
+        log.warning("The former %s was kept as %s", folder, set_aside(folder).name)
     scratch.rename(folder)
 
 
@@ -260,7 +270,8 @@ def locked_dataset(dataset_path: Path, name: str) -> AbstractContextManager[None
 
 
 def prepared_folder(dataset_path: Path, name: str, settings: PrepareSettings) -> Path:
-    """The prepared folder of dataset `name`, made now if it isn't there with these settings.
+    """The prepared folder of dataset `name`, made now if it isn't there with these settings, or
+    taken back where it was kept under another name.
 
     A prepared folder without our meta.json is somebody else's (the authors', say) and is used
     as it is.
@@ -270,20 +281,33 @@ def prepared_folder(dataset_path: Path, name: str, settings: PrepareSettings) ->
         return folder
     source = find_source(dataset_path, name)
     if folder.is_dir():
-        meta = read_json_object(folder / META)
-        if meta is None or not isinstance(meta.get("raw"), dict):
-            log.warning("%s is damaged; preparing %s anew", folder / META, name)
-        elif meta.get("format") != FORMAT_VERSION or not _made_with(settings, meta):
-            log.info("%s was prepared with other settings (%s)", folder, meta.get("settings"))
-        elif source and (changed := _changed(source, meta["raw"], folder / META)):
-            log.info("%s has changed since %s was prepared", changed, folder)
-        else:
+        if not (reason := _unfit(folder, settings, source)):
             return folder
+        log.info("%s", reason)
+        for kept in set_aside_before(folder):
+            if not _unfit(kept, settings, source) and is_whole(kept):
+                log.info("%s, prepared with these settings, is taken back", kept)
+                log.warning("The former %s was kept as %s", folder, set_aside(folder).name)
+                return kept.rename(folder)
     source = source or raw_source(dataset_path, name)
     log.info("Preparing %s from %s", name, " and ".join(map(str, source.paths)))
     checksums = {path.name: file_checksum(path) for path in source.paths}
     build(source.format.read(source.paths, settings), settings, folder, name, checksums)
     return folder
+
+
+def _unfit(folder: Path, settings: PrepareSettings, source: Source | None) -> str | None:
+    """Why a prepared folder of ours can't be used; None if it can."""
+    meta = read_json_object(folder / META) if is_ours(folder) else None
+    if meta is None or not isinstance(meta.get("raw"), dict):
+        return f"{folder / META} is damaged"
+    if meta.get("format") != FORMAT_VERSION or not _made_with(settings, meta):
+        return f"{folder} was prepared with other settings ({meta.get('settings')})"
+    found = _raw_checksums(source, folder.parent) if source else {}
+    for path, checksum in found.items():
+        if meta["raw"].get(path.name) != checksum:
+            return f"{path} has changed since {folder} was prepared"
+    return None
 
 
 def _made_with(settings: PrepareSettings, meta: Mapping[str, Any]) -> bool:
@@ -295,14 +319,26 @@ def _made_with(settings: PrepareSettings, meta: Mapping[str, Any]) -> bool:
     return isinstance(known, dict) and defaults | known == asdict(settings)
 
 
-def _changed(source: Source, checksums: Mapping[str, str], meta_path: Path) -> Path | None:
-    """A raw file that isn't what was prepared; only newer ones than that are read again."""
-    prepared = meta_path.stat().st_mtime
+def _raw_checksums(source: Source, home: Path) -> dict[Path, str]:
+    """SHA-256 of each raw file. A file of gigabytes is not read again while its size and times are
+    those of the last look, which are kept in `home` where that can be written.
+    """
+    kept = home / RAW_CHECKSUMS
+    known = (read_json_object(kept) if kept.exists() else None) or {}
+    looked = {}
     for path in source.paths:
-        known = checksums.get(path.name)
-        if known is None or (path.stat().st_mtime > prepared and file_checksum(path) != known):
-            return path
-    return None
+        stat = path.stat()
+        state = f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}"
+        match known.get(path.name):
+            case {"state": before, "sha256": str(checksum)} if before == state:
+                pass
+            case _:
+                checksum = file_checksum(path)
+        looked[path.name] = {"state": state, "sha256": checksum}
+    if looked != known:
+        with contextlib.suppress(OSError):
+            write_json(kept, looked)
+    return {path: looked[path.name]["sha256"] for path in source.paths}
 
 
 def _write_candidates(

@@ -105,7 +105,7 @@ MAIN = {
     "Epochs=3": 'did you mean "epochs"?',
     "=3": 'unknown key ""',
     "lr": "not of the form key=value",
-    "--epochs 3": "unrecognized arguments: --epochs; see python main.py --help",
+    "--epochs 3": "did you mean epochs=3 for --epochs?",
     "--config": "expected one argument",
     "--config nowhere.json": "does not exist; name another file with --config",
 }

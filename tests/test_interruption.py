@@ -287,7 +287,7 @@ def test_a_damaged_meta_json_has_the_data_prepared_anew(workspace, capsys, conte
     before = (folder / "preprocess/train_interactions.csv").read_bytes()
     (folder / "preprocess/meta.json").write_text(content)
     assert main.main([*TINY, "epochs=1"]) == 0
-    assert "meta.json is damaged; preparing ml-100k anew" in capsys.readouterr().out
+    assert "preprocess/meta.json is damaged" in capsys.readouterr().out
     assert (folder / "preprocess/train_interactions.csv").read_bytes() == before
     assert (folder / "preprocess.1/meta.json").read_text() == content
 

@@ -1,6 +1,8 @@
 """What both commands share: arguments, help, sweeps, and one line for what went wrong."""
 
 import argparse
+import dataclasses
+import difflib
 import json
 import logging
 import shlex
@@ -15,10 +17,12 @@ from typing import Any, NoReturn
 
 from utils.config import AttackConfig, RunConfig, load_configs
 from utils.errors import UserError, in_one_line
-from utils.messages import sweep_point
+from utils.messages import sweep_keys, sweep_point
+from utils.runs.listing import finished_runs
 from utils.runs.logs import console
-from utils.runtime import keep_freed_memory, set_threads
-from utils.schema import Choices, describe, file_schema
+from utils.runs.records import Record
+from utils.runtime import keep_freed_memory, set_threads, versions
+from utils.schema import Choices, describe, expand_home, file_schema
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +37,7 @@ class Command:
         default_config: the JSON file it reads unless told otherwise.
         choices: names allowed for keys whose registry lives outside utils.
         check: refuses keys that make no sense together, before anything is computed.
+        record: where a config's results get rows, if anywhere.
         same: equal for combinations whose work is the same, such as an original's with two
             regularisers; they are done once.
         run: does the work for one combination of a sweep; returns what came out, with the key
@@ -46,6 +51,7 @@ class Command:
     default_config: str
     choices: Choices
     check: Callable[[Any], None]
+    record: Callable[[Any], Record | None]
     same: Callable[[Any], str]
     run: Callable[[Any], dict[str, Any]]
     close: Callable[[list[dict[str, Any]], Any], None]
@@ -70,15 +76,26 @@ def execute(command: Command, argv: Sequence[str] | None = None) -> int:
     """
     argv = sys.argv[1:] if argv is None else argv
     try:
-        given = _parser(command).parse_args(argv)
+        _check_spelling(command, argv)
+        given = _parser(command).parse_intermixed_args(argv)
         if given.schema:
             print(json.dumps(file_schema(command.config, command.choices), indent=2))
             return 0
+        if given.version:
+            print(versions())
+            return 0
         configs = load_configs(command.config, given.config, given.overrides, command.choices)
+        if given.list:
+            for path in dict.fromkeys(config.results_path for config in configs):
+                print(finished_runs(Path(path)))
+            return 0
         keep_freed_memory()
         with console():
             for config in configs:
                 command.check(config)
+            for record in dict.fromkeys(map(command.record, configs)):
+                if record:
+                    record.check()
             return _run_all(command, configs)
     except (UserError, OSError, MemoryError, RuntimeError) as error:
         if (line := in_one_line(error)) is None:
@@ -100,12 +117,42 @@ def _parser(command: Command) -> argparse.ArgumentParser:
         + describe(command.config, command.choices),
     )
     default_config = Path(command.default_config)
-    parser.add_argument("--config", type=Path, default=default_config, metavar="FILE")
+    parser.add_argument("--config", type=_file, default=default_config, metavar="FILE")
     parser.add_argument(
         "--schema", action="store_true", help="print the JSON schema of FILE, for editors, and end"
     )
+    parser.add_argument(
+        "--list", action="store_true", help="show the finished runs in results_path, and end"
+    )
+    parser.add_argument("--version", action="store_true", help="show what this is, and end")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="override a key")
     return parser
+
+
+def _file(path: str) -> Path:
+    return Path(expand_home(path))
+
+
+def _check_spelling(command: Command, argv: Sequence[str]) -> None:
+    """Refuse a key that is given like an option (--epochs 3), or without its equals sign.
+
+    Raises:
+        UserError: says what was meant.
+    """
+    names = [field.name for field in dataclasses.fields(command.config)]
+    for before, word, after in zip(["", *argv], argv, [*argv[1:], ""], strict=False):
+        name, equals, value = word.partition("=")
+        if before == "--config" or name in ("--config", "--schema", "--list", "--version"):
+            continue
+        if word.startswith("--"):
+            name = name.removeprefix("--").replace("-", "_")
+            near = difflib.get_close_matches(name, names, n=1, cutoff=0.8)
+        else:
+            near = [name] if name in names and not equals else []
+        value = value if equals else after
+        if near and value and (equals or "=" not in value) and not value.startswith("--"):
+            meant = shlex.quote(f"{near[0]}={value}")
+            raise UserError(f"keys are written key=value; did you mean {meant} for {word}?")
 
 
 def _run_all(command: Command, configs: list[Any]) -> int:
@@ -121,8 +168,9 @@ def _run_all(command: Command, configs: list[Any]) -> int:
     failures: list[str] = []
     exit_code = 0
     pace = _Pace()
+    keys = sweep_keys(configs)
     for number, config in enumerate(configs):
-        point = sweep_point(config, configs)
+        point = sweep_point(config, keys)
         left = pace.left(configs[number:])
         log.info("[%d of %d%s] %s", number + 1, len(configs), left, point)
         start = time.perf_counter()

@@ -23,6 +23,7 @@ from utils.schema import (
     Choices,
     Count,
     Device,
+    File,
     Leakage,
     Model,
     Name,
@@ -34,7 +35,9 @@ from utils.schema import (
     Text,
     Weight,
     complaint,
+    json_or_text,
     key,
+    number,
 )
 
 
@@ -72,7 +75,7 @@ class RunConfig:
     """Examples a training step, negatives included."""
     epochs: Count = key(25, Group.TRAINING)
     """Passes over the training data."""
-    dataset_path: Text = key("data/datasets/", Group.PLACE)
+    dataset_path: File = key("data/datasets/", Group.PLACE)
     """Folder that holds a folder a dataset."""
     dataset: Name = key("ml-100k", Group.DATA, sweep=True)
     """The dataset's name."""
@@ -133,29 +136,29 @@ class RunConfig:
     all user "tables" side by side, or what is "served": then the model keeps the vectors that its
     scores are made of instead of those that they come from (lgn: the propagated ones; layer 0 is
     gone)."""
-    user_embedding: Text | None = key(None, Group.PLACE)
+    user_embedding: File | None = key(None, Group.PLACE)
     """Your own embedding (n_users, d) instead of a model and a dataset: .npy, .npz, .parquet,
     .safetensors, PyTorch's .pt, .pth, .bin or .ckpt (tensors alone), .csv, .tsv, word2vec's .txt or
     .vec, RecBole's .useremb."""
     table: Text | None = key(None, Group.PLACE)
     """Which table of a file with several: the name of an array, tensor or column. null = the only
     one, or the one called user_embedding."""
-    labels: Text | None = key(None, Group.PLACE)
+    labels: File | None = key(None, Group.PLACE)
     """Its users' labels: a .npy, .npz, .parquet or text file (CSV or other separators) with a
     column named like `attribute`, joined by id where both files have a column of ids (user_id,
     user, uid, id, ...), else row by row. Empty, NaN or a negative number is unknown; a whole number
     is one class however it is spelt (0, 0.0, "0"); anything else is text as spelt ("NA", "None").
     """
-    output: Text | None = key(None, Group.PLACE)
+    output: File | None = key(None, Group.PLACE)
     """Where to write the edited embedding besides the run folder, in the format of this name: the
     same as the file's keeps all else that it holds, another has ids and vectors. FILE.manifest.json
     beside it says what was done."""
-    eraser: Text | None = key(None, Group.PLACE)
+    eraser: File | None = key(None, Group.PLACE)
     """A fitted eraser (weights/eraser.safetensors of a run) to apply to user_embedding instead of
     fitting a method: to users who came later, without labels. Needs output=FILE."""
-    results_path: Text = key("exp_results/", Group.PLACE)
+    results_path: File = key("exp_results/", Group.PLACE)
     """Folder of the run folders."""
-    record: Text | None = key(None, Group.PLACE)
+    record: File | None = key(None, Group.PLACE)
     """A folder whose runs.csv gets a row a finished run; a run with a row is not run again, even
     where its run folder isn't, so that a sweep can go on from that file alone. null = none."""
     cuda_graphs: Literal["on", "off"] = key("off", Group.PLACE)
@@ -187,7 +190,7 @@ class AttackConfig:
     """Whose embedding is attacked."""
     model: Model = key("ncf", Group.PLACE, sweep=True)
     """The recommender."""
-    dataset_path: Text = key("data/datasets/", Group.PLACE)
+    dataset_path: File = key("data/datasets/", Group.PLACE)
     """Folder that holds a folder a dataset."""
     dataset: Name = key("ml-100k", Group.PLACE, sweep=True)
     """The dataset's name."""
@@ -238,22 +241,22 @@ class AttackConfig:
     """protocol "cv": how many times the balanced users are split in folds."""
     attack_seed: Natural = key(0, Group.ATTACK)
     """Seed of the draws and the attackers."""
-    user_embedding: Text | None = key(None, Group.PLACE)
+    user_embedding: File | None = key(None, Group.PLACE)
     """Your own embedding (n_users, d) instead of a model and a dataset: .npy, .npz, .parquet,
     .safetensors, PyTorch's .pt, .pth, .bin or .ckpt (tensors alone), .csv, .tsv, word2vec's .txt or
     .vec, RecBole's .useremb."""
     table: Text | None = key(None, Group.PLACE)
     """Which table of a file with several: the name of an array, tensor or column. null = the only
     one, or the one called user_embedding; an audit takes all of users."""
-    labels: Text | None = key(None, Group.PLACE)
+    labels: File | None = key(None, Group.PLACE)
     """Its users' labels: a .npy, .npz, .parquet or text file (CSV or other separators) with a
     column named like `attribute`, joined by id where both files have a column of ids (user_id,
     user, uid, id, ...), else row by row. Empty, NaN or a negative number is unknown; a whole number
     is one class however it is spelt (0, 0.0, "0"); anything else is text as spelt ("NA", "None").
     """
-    results_path: Text = key("exp_results/", Group.PLACE)
+    results_path: File = key("exp_results/", Group.PLACE)
     """Folder of the run folders."""
-    record: Text | None = key(None, Group.PLACE)
+    record: File | None = key(None, Group.PLACE)
     """A folder whose attacks.csv gets a row a finished attack and attacker, or whose audits.csv a
     row an audited place; what has its rows is not done again, even where the run folder isn't.
     null = none."""
@@ -291,10 +294,7 @@ def load_configs(
         name, equals, text = override.partition("=")
         if not equals:
             raise UserError(f'"{override}" is not of the form key=value, e.g. method=d2d')
-        try:
-            given[name] = json.loads(text, parse_float=_number)
-        except (ValueError, RecursionError):
-            given[name] = text
+        given[name] = json_or_text(text)
     configs: list[Config] = []
     for content in read_json(path):
         origins = dict.fromkeys(content, str(path)) | dict.fromkeys(given, "command line")
@@ -327,12 +327,6 @@ def _expanded(
     return configs
 
 
-def _number(text: str) -> int | float:
-    """As in JSON schema, 3.0 is a whole number."""
-    number = float(text)
-    return int(number) if number.is_integer() and abs(number) < 2**53 else number
-
-
 def read_json(path: Path) -> list[dict[str, Any]]:
     """The JSON object in a file, or the objects of a list of them; each key once an object.
 
@@ -359,7 +353,7 @@ def read_json(path: Path) -> list[dict[str, Any]]:
         return dict(pairs)
 
     try:
-        content = json.loads(text, object_pairs_hook=once, parse_float=_number)
+        content = json.loads(text, object_pairs_hook=once, parse_float=number)
     except json.JSONDecodeError as error:
         raise UserError(
             f"{path}, line {error.lineno}, column {error.colno}: not valid JSON ({error.msg})"

@@ -2,9 +2,10 @@
 
 import errno
 import os
+from concurrent.futures.process import BrokenProcessPool
 
 _FULL = "free some space; what is finished is kept, and the same command goes on from there"
-_CLOSED = "make it writable, or choose another place with results_path= and dataset_path="
+_CLOSED = "make it writable, or choose another place with results_path=, dataset_path= or record="
 _UNREADABLE = "make it readable to you"
 _IN_THE_WAY = "something else has that name; move it away"
 
@@ -46,6 +47,11 @@ def in_one_line(error: Exception) -> str | None:
         if remedy == _CLOSED and _unreadable(place):
             remedy = _UNREADABLE
         return f"{place}: {error.strerror or error}" + (f"; {remedy}" if remedy else "")
+    if isinstance(error, BrokenProcessPool):
+        return (
+            "a worker process was killed, most often by the system for want of memory; what had "
+            "ended is kept, and the same command goes on from there: lower threads, as many workers"
+        )
     if isinstance(error, MemoryError) or any(text in str(error) for text in OUT_OF_MEMORY):
         keys = "num_ng (examples an epoch), batch_size or embedding_size"
         return f"not enough memory ({first_line(error)}); lower {keys}"

@@ -13,6 +13,7 @@ from utils.audit.statistics import auc_standard_error
 from utils.config import AttackConfig, Config, RunConfig
 from utils.metrics import CUTOFFS
 from utils.runs.folder import edited_path, embedding_path
+from utils.schema import json_or_text
 
 log = logging.getLogger(__name__)
 
@@ -263,17 +264,19 @@ def command_for(
 
 def _value(value: Any) -> str:
     """As on a command line, where what isn't JSON is text."""
-    return value if isinstance(value, str) else json.dumps(value)
+    plain = isinstance(value, str) and json_or_text(value) == value
+    return value if plain else json.dumps(value)
 
 
-def sweep_point(config: Config, configs: Sequence[Config]) -> str:
-    """The keys by which a config stands out in its sweep, as on the command line."""
-    dicts = [dataclasses.asdict(one) for one in configs]
-    return " ".join(
-        f"{key}={value}"
-        for key, value in dataclasses.asdict(config).items()
-        if any(other[key] != value for other in dicts)
-    )
+def sweep_keys(configs: Sequence[Config]) -> list[str]:
+    """The keys in which the configs of a sweep differ."""
+    names = [field.name for field in dataclasses.fields(configs[0])]
+    return [name for name in names if len({getattr(one, name) for one in configs}) > 1]
+
+
+def sweep_point(config: Config, keys: Sequence[str]) -> str:
+    """A config by the keys that it stands out with in its sweep, as on the command line."""
+    return " ".join(f"{key}={getattr(config, key)}" for key in keys)
 
 
 def sweep_table(summaries: list[dict[str, Any]]) -> None:

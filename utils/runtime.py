@@ -9,6 +9,7 @@ import platform
 import re
 import subprocess
 import sys
+import tomllib
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
+ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "numpy", "scipy", "pandas", "scikit-learn", "xgboost")
 
 
@@ -109,15 +111,28 @@ def environment(device: torch.device) -> dict[str, Any]:
     }
 
 
+def versions() -> str:
+    """The project's version, its commit if there is one, torch's and Python's."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    commit = _commit()
+    return ", ".join(
+        [
+            f"{project['name']} {project['version']}",
+            *([f"commit {commit}"] if commit else []),
+            f"torch {version('torch')}",
+            f"Python {platform.python_version()}",
+        ]
+    )
+
+
 def _commit() -> str | None:
     """The project's commit, with "+" where tracked files differ from it; None outside git."""
-    root = Path(__file__).resolve().parents[1]
     commands = (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
     try:
         commit, changes = (
             subprocess.run(
                 ["git", *command],
-                cwd=root,
+                cwd=ROOT,
                 capture_output=True,
                 text=True,
                 check=True,

@@ -5,9 +5,11 @@ that, so that they can't say anything else than what is checked.
 import dataclasses
 import difflib
 import json
+import shlex
 import textwrap
 from collections.abc import Collection, Mapping
 from enum import Enum
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import (
@@ -18,6 +20,8 @@ from pydantic import (
     TypeAdapter,
     ValidationInfo,
 )
+
+from utils.errors import UserError
 
 CHECKED = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 """For every dataclass of keys."""
@@ -53,6 +57,23 @@ def _registered(value: str, info: ValidationInfo) -> str:
     return value
 
 
+def expand_home(path: str) -> str:
+    """A path without a ~ at its beginning, which no shell replaces behind an equals sign.
+
+    Raises:
+        UserError: there is no user of that name.
+    """
+    if not path.startswith("~"):
+        return path
+    try:
+        return str(Path(path).expanduser())
+    except RuntimeError:
+        raise UserError(
+            f"{path}: nobody's home folder is called {Path(path).parts[0]}; for a file of that "
+            f"name write ./{path}"
+        ) from None
+
+
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 DEVICE = r"^(cpu|cuda(:\d{1,3})?)$"
 TEXT = r"^[^\x00-\x1f\x7f-\x9f]+$"
@@ -72,6 +93,7 @@ Leakage = Annotated[Number, Field(ge=0, le=0.5)]
 Share = Annotated[Number, Field(ge=0, le=1)]
 Weight = Annotated[Number, Field(ge=0, le=1e12)]
 Text = Annotated[str, Field(strict=True, pattern=TEXT)]
+File = Annotated[Text, AfterValidator(expand_home)]
 Name = Annotated[str, Field(strict=True, pattern=NAME)]
 Device = Annotated[str, Field(strict=True, pattern=DEVICE)]
 Registered = Annotated[Text, AfterValidator(_registered)]
@@ -127,7 +149,33 @@ def complaint(name: str, value: Any, cls: type, choices: Choices) -> str:
         return f'unknown key {json.dumps(name[:100])}; did you mean "{near[0]}"?'
     given = json.dumps(value)
     given = given if len(given) <= 100 else f"{given[:100]}..."
-    return f'"{name}" must be {_in_words(known[name], value)}, got {given}'
+    sweeps = {field.name for field in dataclasses.fields(cls) if field.metadata["sweep"]}
+    hint = _hint(name, value, known[name], name in sweeps) if isinstance(value, str) else ""
+    return f'"{name}" must be {_in_words(known[name], value)}, got {given}{hint}'
+
+
+def _hint(name: str, text: str, schema: Mapping[str, Any], sweep: bool) -> str:
+    """What somebody who wrote `text` for a key may have meant."""
+    if "," in text and (sweep or "items" in schema):
+        parts = [part.strip(" \"'") for part in text.strip("[]").split(",")]
+        meant = json.dumps([json_or_text(part) for part in parts], separators=(",", ":"))
+        return f"; a list is written {name}={shlex.quote(meant)}"
+    near = difflib.get_close_matches(text.lower(), _names(schema), n=1, cutoff=0.5)
+    return f'; did you mean "{near[0]}"?' if near else ""
+
+
+def json_or_text(text: str) -> Any:
+    """A value of a command line: JSON, or text where that doesn't parse."""
+    try:
+        return json.loads(text, parse_float=number)
+    except (ValueError, RecursionError):
+        return text
+
+
+def number(text: str) -> int | float:
+    """As in JSON schema, 3.0 is a whole number."""
+    value = float(text)
+    return int(value) if value.is_integer() and abs(value) < 2**53 else value
 
 
 def _names(schema: Mapping[str, Any]) -> list[str]:

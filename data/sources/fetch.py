@@ -7,6 +7,7 @@ configuration and mirrors are respected. Every download is checked against a SHA
 nothing unchecked is unpacked.
 """
 
+import difflib
 import hashlib
 import logging
 import shutil
@@ -109,9 +110,12 @@ def raw_source(dataset_path: Path, name: str) -> Source:
     home = dataset_path / name
     if name not in ARCHIVES:
         wanted = "; ".join(raw_format.describe(name) for raw_format in FORMATS.values())
+        there = [path.name for path in dataset_path.iterdir()] if dataset_path.is_dir() else []
+        near = difflib.get_close_matches(name.lower(), {*ARCHIVES, *there} - {name}, n=1)
+        meant = f'; did you mean "{near[0]}"?' if near else ""
         raise UserError(
-            f'there are no files of a dataset "{name}": looked in {home / "raw"} and {home} for '
-            f"{wanted}; datasets that are fetched by themselves: {', '.join(ARCHIVES)}"
+            f'there are no files of a dataset "{name}"{meant}; looked in {home / "raw"} and '
+            f"{home} for {wanted}; datasets that are fetched by themselves: {', '.join(ARCHIVES)}"
         )
     target = home / "raw"
     _fetch(dataset_path, name, target)

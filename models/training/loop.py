@@ -93,10 +93,10 @@ def train(
         history, best = saved
         log.info("Resuming after epoch %d of %d", len(history), settings.epochs)
     draw = sampler.examples if settings.loss == "bce" else sampler.comparisons
-    bar = tqdm(unit="batch", dynamic_ncols=True)
+    bar = tqdm(desc="training", unit="batch", dynamic_ncols=True)
     with bar:
         for epoch in range(len(history) + 1, settings.epochs + 1):
-            bar.set_description(f"epoch {epoch}/{settings.epochs}")
+            bar.set_description_str(f"epoch {epoch}/{settings.epochs}")
             start = time.perf_counter()
             data = draw(torch_generator(settings.seed, "train", "epoch", epoch, device=device))
             steps = math.ceil(len(data[0]) / settings.batch_size)

@@ -86,6 +86,17 @@ def free_name(path: Path) -> Path:
     return candidate
 
 
+def set_aside(path: Path) -> Path:
+    """Keep a folder under another name; returns that."""
+    return path.rename(free_name(path))
+
+
+def set_aside_before(path: Path) -> list[Path]:
+    """Folders that `set_aside` has kept of `path`."""
+    kept = path.parent.glob(f"{path.name}.*")
+    return sorted(one for one in kept if one.suffix[1:].isdecimal() and one.is_dir())
+
+
 def file_checksum(path: Path) -> str:
     """SHA-256 of a file's bytes."""
     with path.open("rb") as file:

@@ -23,7 +23,7 @@ import json
 import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,14 @@ import torch
 
 from utils.config import AttackConfig, Group, Groups, RunConfig, identity
 from utils.errors import UserError, first_line
-from utils.runs.files import file_checksum, free_name, read_json_object, replace_file, write_json
+from utils.runs.files import (
+    file_checksum,
+    read_json_object,
+    replace_file,
+    set_aside,
+    set_aside_before,
+    write_json,
+)
 from utils.runs.locks import locked
 
 log = logging.getLogger(__name__)
@@ -102,6 +109,43 @@ def users_path(folder: Path) -> Path:
     return folder / "users.csv"
 
 
+def weights_files(folder: Path) -> list[Path]:
+    """A run folder's weights, whatever their name."""
+    ours = {path(folder).name for path in (embedding_path, places_path, lists_path)}
+    found = (folder / "weights").glob("[!.]*")
+    return sorted(path for path in found if path.name not in ours)
+
+
+def output_checksums(folder: Path) -> dict[str, str]:
+    """SHA-256 of what came out of a run that an attack can read."""
+    paths = [path(folder) for path in (embedding_path, places_path, lists_path, users_path)]
+    return {path.stem: file_checksum(path) for path in paths if path.exists()}
+
+
+def changed_outputs(folder: Path) -> set[str]:
+    """Which of these a finished run did not leave as they are; older summaries have a checksum of
+    the embedding alone.
+    """
+    known = (read_json_object(folder / "summary.json") or {}).get("checksums", {})
+    found = output_checksums(folder)
+    return {name for name in found if known.get(name, found[name]) != found[name]}
+
+
+def check_outputs(folder: Path, *paths: Path) -> None:
+    """Refuse these files of a finished run where they are not what it left there.
+
+    Raises:
+        UserError: another file is in the place of one.
+    """
+    changed = changed_outputs(folder)
+    for path in paths:
+        if path.stem in changed:
+            raise UserError(
+                f"{path} is not what the run left there (summary.json has another checksum); put "
+                f"that back, or move {folder} away and run main.py again"
+            )
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """A run's folder and what tells the run apart from others in the same place.
@@ -169,16 +213,21 @@ class RunFolder:
         """Where the recommender's weights are."""
         return self.path / "weights" / target_model
 
-    def finished(self, original: Path | None = None) -> dict[str, Any] | None:
+    def finished(
+        self, original: Path | None = None, weights: bool = False
+    ) -> dict[str, Any] | None:
         """The summary, if this very run is done.
 
         Args:
             original: the embedding that it starts from; if that is another one by now, it isn't.
+            weights: whether another run starts from its weights; if they are gone, it isn't.
         """
         if not self.summary_path.exists():
             return None
         summary = read_json_object(self.summary_path)
         if summary is None or summary.get("key") != self.key or not self.embedding_path.exists():
+            return None
+        if weights and not weights_files(self.path):
             return None
         started_from = summary.get("checksums", {}).get("original_embedding")  # not in the oldest
         if original and original.exists() and started_from not in (None, file_checksum(original)):
@@ -186,14 +235,43 @@ class RunFolder:
         self.checkpoint.unlink(missing_ok=True)  # of a run killed between summary and this
         return summary
 
+    def found(self, original: Path | None = None, weights: bool = False) -> dict[str, Any] | None:
+        """As `finished`; this very run comes back from where `start` has kept it for another one,
+        which is kept in its turn. Where nothing is in its place, somebody has moved that away, and
+        it is not looked for.
+        """
+        if summary := self.finished(original, weights):
+            return summary
+        if not self.path.exists() or self.checkpoint.exists():
+            return None
+        before = [replace(self, path=path) for path in set_aside_before(self.path)]
+        whole = [
+            one
+            for one in before
+            if one.finished(original, weights) and not changed_outputs(one.path)
+        ]
+        if not whole:
+            return None
+        last = max(whole, key=lambda one: one.summary_path.stat().st_mtime)
+        kept = set_aside(self.path)
+        last.path.rename(self.path)
+        log.info(
+            "%s with these settings is back from %s; what was there is kept as %s",
+            self.path,
+            last.path.name,
+            kept.name,
+        )
+        return self.finished(original, weights)
+
     def start(self, config: RunConfig) -> None:
-        """Make room: a finished run with other settings is kept under another name; this run's
-        checkpoint comes back from there.
+        """Make room: a finished run that is another one, or has lost something, is kept under
+        another name; this run's checkpoint comes back from there.
         """
         if self.summary_path.exists():
-            kept = free_name(self.path)
-            self.path.rename(kept)
-            log.info("The run in %s had other settings; it was kept as %s", self.path, kept.name)
+            same = (read_json_object(self.summary_path) or {}).get("key") == self.key
+            why = "is not whole, or started from another original" if same else "had other settings"
+            kept = set_aside(self.path)
+            log.info("The run in %s %s; it was kept as %s", self.path, why, kept.name)
         self.path.mkdir(parents=True, exist_ok=True)
         for checkpoint in self.path.parent.glob(f"{self.path.name}.*/{self.checkpoint.name}"):
             checkpoint.replace(self.checkpoint)
@@ -201,10 +279,7 @@ class RunFolder:
 
     def checksums(self) -> dict[str, str]:
         """SHA-256 of the config and of what came out."""
-        return {
-            "config": file_checksum(self.path / "config.json"),
-            "user_embedding": file_checksum(self.embedding_path),
-        }
+        return {"config": file_checksum(self.path / "config.json")} | output_checksums(self.path)
 
     def finish(self, results: dict[str, Any]) -> dict[str, Any]:
         """Write the summary, which makes the run done, drop the checkpoint; returns the summary."""
@@ -230,8 +305,12 @@ def load_weights(path: Path, model: torch.nn.Module) -> None:
         state = torch.load(path, map_location="cpu", weights_only=True)
         model.load_state_dict(state)
     except FileNotFoundError:
-        others = sorted(one.name for one in path.parent.glob("*") if one.suffix != ".npy")
-        mend = f"target_model={others[0]} is there" if others else "run main.py method=original"
+        others = weights_files(path.parent.parent)
+        mend = (
+            f"target_model={others[0].name} is there"
+            if others
+            else f"move {path.parent.parent} away to train anew"
+        )
         raise UserError(f"{path} does not exist; {mend}") from None
     except PermissionError:
         raise

@@ -7,6 +7,7 @@ another machine too, without the run folders; utils.reproduction makes its table
 import csv
 import io
 import json
+import tempfile
 from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 from utils.config import AttackConfig, Group, Groups, RunConfig, identity
 from utils.errors import UserError
-from utils.runs.files import replace_file
+from utils.runs.files import named, replace_file
 from utils.runs.folder import default, run_path
 from utils.runs.locks import locked
 
@@ -64,6 +65,18 @@ class Record:
             if None in row or None in row.values():
                 raise UserError(f"record {self.path}, line {number}: not {len(self.columns)} cells")
         return rows
+
+    def check(self) -> None:
+        """Refuse, before the work, a file that is no record or can't be written.
+
+        Raises:
+            UserError: it is none.
+            OSError: it can't be written.
+        """
+        self.rows()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with named(self.path), tempfile.TemporaryFile(dir=self.path.parent):
+            pass
 
     def add(self, new: Iterable[Row]) -> None:
         """Add rows; other processes may do so too."""
@@ -121,17 +134,16 @@ def audits(folder: str | Path) -> Record:
     return Record(Path(folder) / "audits.csv", (*which, *outcome, "commit", "run"), which)
 
 
-def check_record(record: Record, config: RunConfig | AttackConfig) -> None:
-    """Refuse, before the work, a record that cannot take the config's results.
+def check_recordable(config: RunConfig | AttackConfig) -> None:
+    """Refuse, before the work, a record of what is no run on a dataset.
 
     Raises:
-        UserError: it is not one, or the config is not of a run on a dataset.
+        UserError: says so.
     """
-    if config.user_embedding:
+    if config.record and config.user_embedding:
         raise UserError(
             f"record {config.record} is for runs on a dataset; leave it out with user_embedding"
         )
-    record.rows()
 
 
 def short(key: str) -> str:

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -57,7 +56,7 @@ def session(
     checksums: Mapping[str, str],
     title: str,
     asked: bool,
-    original: Path | None,
+    original: RunFolder | None,
 ) -> Iterator[Session]:
     """A run's folder, locked, with its log and record. A finished run has a summary from the start
     (with the key "found"); any other is to be finished within the context.
@@ -68,7 +67,7 @@ def session(
         checksums: of the files that it depends on.
         title: the method's.
         asked: False for an original that another method starts from.
-        original: the embedding that the method starts from.
+        original: the run that the method starts from.
 
     Raises:
         UserError: another process is at work there and `busy` is "end".
@@ -76,7 +75,11 @@ def session(
     folder = RunFolder.of(config, groups, checksums)
     record = runs(config.record) if config.record else None
     with folder.locked(config.busy):
-        if summary := folder.finished(original):
+        if original and original.path.exists() and not original.finished():
+            with original.locked(config.busy):
+                original.found()
+        start = original.embedding_path if original else None
+        if summary := folder.found(start, weights=not asked):
             if asked:
                 log.info("%s is done already; here is what came out.", folder.path)
                 describe_run(summary, folder.path, type(config))
@@ -98,6 +101,6 @@ def session(
             yield made
             forget_peak_memory()  # a method goes on whose original this was
             assert made.summary is not None
+            if record:  # before printing: nobody may be reading
+                add_run(record, config, groups, made.summary)
             describe_run(made.summary, folder.path, type(config), next_steps=asked)
-        if record:
-            add_run(record, config, groups, made.summary)
