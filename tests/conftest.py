@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.forked import Forked
+
 N_USERS, N_ITEMS, PER_USER = 80, 160, 24
 
 
@@ -36,6 +38,21 @@ def write_ml100k(folder: Path, seed: int = 0, n_users: int = N_USERS) -> Path:
     (folder / "u.data").write_text("\n".join(ratings) + "\n")
     (folder / "u.user").write_text("\n".join(users) + "\n")
     return folder
+
+
+@pytest.fixture
+def fork(tmp_path_factory: pytest.TempPathFactory):
+    """Start something in the present folder, in a process of its own; see `Forked`."""
+    started = []
+
+    def start(*arguments) -> Forked:
+        started.append(Forked(*arguments, files=tmp_path_factory.mktemp("forked")))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.process.kill()
+        one.process.join()
 
 
 @pytest.fixture
