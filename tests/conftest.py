@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from tests.forked import Forked
+from utils.runs.files import write_json
+
 N_USERS, N_ITEMS, PER_USER = 80, 160, 24
 
 
@@ -39,13 +42,46 @@ def write_ml100k(folder: Path, seed: int = 0, n_users: int = N_USERS) -> Path:
 
 
 @pytest.fixture
-def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def fork(tmp_path_factory: pytest.TempPathFactory):
+    """Start something in the present folder, in a process of its own; see `Forked`."""
+    started = []
+
+    def start(*arguments) -> Forked:
+        started.append(Forked(*arguments, files=tmp_path_factory.mktemp("forked")))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.process.kill()
+        one.process.join()
+
+
+def write_workspace(folder: Path) -> Path:
     """An empty place to run the commands in, with the data and two small configs."""
-    monkeypatch.chdir(tmp_path)
-    write_ml100k(tmp_path / "data" / "datasets" / "ml-100k" / "raw")
-    configs = tmp_path / "configs"
+    write_ml100k(folder / "data" / "datasets" / "ml-100k" / "raw")
+    configs = folder / "configs"
     configs.mkdir()
     project = Path(__file__).resolve().parents[1] / "configs"
     for name in ("exp_config.json", "attack_config.json"):
         (configs / name).write_text((project / name).read_text())
-    return tmp_path
+    return folder
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """See `write_workspace`; it is the present folder."""
+    monkeypatch.chdir(tmp_path)
+    return write_workspace(tmp_path)
+
+
+@pytest.fixture
+def plain_audit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Audits whose page and curves nobody looks at: three points in four of what they cost."""
+
+    def numbers_only(path: Path, result: dict) -> Path:
+        write_json(path, result)
+        return path.with_suffix(".html")
+
+    monkeypatch.setattr("attack.save_audit", numbers_only)
+    monkeypatch.setattr("utils.audit.audit.BOOTSTRAPS", 4)
+    monkeypatch.setattr("utils.audit.audit.CURVE_DRAWS", 1)

@@ -1,10 +1,8 @@
 """A helper process of test_interruption: runs commands and kills them, over and over.
 
-    python killed.py WORKSPACE KILLS SEED '["program", "key=value", ...]' ...
-
-It has imported everything before it starts, so that a start is a fork and costs milliseconds. Half
-of the kills come at a random time, half at a random one of the moments at which the command opens,
-renames, removes or makes a file or folder below the workspace: between two of these is where
+It is forked from one that has imported everything (forked.py), so that a start costs milliseconds.
+Half of the kills come at a random time, half at a random one of the moments at which the command
+opens, renames, removes or makes a file or folder below the workspace: between two of these is where
 something half-made would lie. Prints a line of JSON a start: exit code (null = killed).
 """
 
@@ -18,15 +16,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(PROJECT))
+from tests.forked import command
 
-import torch  # noqa: E402
-
-import attack  # noqa: E402
-import main  # noqa: E402
-
-PROGRAMS = {"main": main.main, "attack": attack.main}
 EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate")
 
 
@@ -50,14 +41,6 @@ def child(work: Callable[[], int], workspace: Path, die_at: int | None, counter:
     os.dup2(quiet, 2)
     sys.addaudithook(watch)
     os._exit(work())
-
-
-def warm_up() -> None:
-    """What torch imports only at its first optimiser: before the forks, once."""
-    torch.set_num_threads(1)
-    weights = torch.nn.Parameter(torch.zeros(1))
-    weights.grad = torch.zeros(1)
-    torch.optim.Adam([weights], fused=True).step()
 
 
 def start(
@@ -92,15 +75,13 @@ def start(
 def run_whole(commands: list[list[str]]) -> int:
     """All commands one after the other; stops at a failing one."""
     for program, *arguments in commands:
-        if code := PROGRAMS[program](arguments):
+        if code := command(program, *arguments):
             return code
     return 0
 
 
-def torment(workspace: Path, kills: int, seed: int, commands: list[list[str]]) -> None:
+def torment(workspace: Path, kills: int, seed: int, commands: list[list[str]]) -> int:
     """Run whole once for the yardstick, then with kills until there were enough and it is done."""
-    os.chdir(workspace)
-    warm_up()
     rng = random.Random(seed)
 
     def work() -> int:
@@ -127,15 +108,6 @@ def torment(workspace: Path, kills: int, seed: int, commands: list[list[str]]) -
         if code not in (None, 0):
             sys.exit(f"exit code {code} after {killed} kills")
         if code == 0 and killed >= kills:
-            return
+            return 0
         if code == 0:  # finished before its kill: once more from nothing
             afresh()
-
-
-if __name__ == "__main__":
-    torment(
-        Path(sys.argv[1]).resolve(),
-        int(sys.argv[2]),
-        int(sys.argv[3]),
-        [json.loads(one) for one in sys.argv[4:]],
-    )

@@ -1,5 +1,6 @@
 """The audit's page: every number is the audit's, nothing is loaded, a browser has no complaint."""
 
+import contextlib
 import json
 import re
 import shutil
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 import attack
+from tests.conftest import write_workspace
 from utils.audit.page import audit_page
 from utils.pages.render import html_page, markdown
 
@@ -16,22 +18,28 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 AUDIT = ["attack=audit", "labels=labels.csv", 'attackers=["logistic","qda"]', "threads=1"]
 
 
-@pytest.fixture
-def audited(workspace):
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
     """Of a file with two places, one of which tells; a class's name is not to be taken for HTML."""
+    workspace = write_workspace(tmp_path_factory.mktemp("audited"))
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, 300)
     names = np.array(["<b>old</b>", "you_ng*"])
     lines = "\n".join(names[labels])
     (workspace / "labels.csv").write_text(f"gender\n{lines}\n")
     told = rng.normal(size=(300, 4)) + 0.9 * labels[:, None]
-    np.savez("told.npz", first=rng.normal(size=(300, 4)), second=told)
-    assert attack.main([*AUDIT, "user_embedding=told.npz"]) == 0
-    return workspace / "told.audit-logistic-qda.html", json.loads(
-        (workspace / "told.audit-logistic-qda.json").read_text()
-    )
+    np.savez(workspace / "told.npz", first=rng.normal(size=(300, 4)), second=told)
+    with contextlib.chdir(workspace):
+        assert attack.main([*AUDIT, "user_embedding=told.npz"]) == 0
+    return workspace / "told.audit-logistic-qda.html"
 
 
+@pytest.fixture
+def audited(page):
+    return page, json.loads(page.with_suffix(".json").read_text())
+
+
+@pytest.mark.xdist_group("audited")
 def test_the_pages_numbers_are_the_audits(audited):
     page, result = audited
     text = re.sub(r"<[^>]+>", " ", page.read_text())
@@ -50,6 +58,7 @@ def test_the_pages_numbers_are_the_audits(audited):
     assert "<b>old</b>" not in page.read_text()
 
 
+@pytest.mark.xdist_group("audited")
 def test_nothing_is_loaded_and_no_name_is_given_twice(audited):
     text = audited[0].read_text()
     assert not re.findall(r'(?:src|href)="(?!#|data:)', text)
@@ -59,6 +68,7 @@ def test_nothing_is_loaded_and_no_name_is_given_twice(audited):
     assert audited[0].with_suffix(".md").read_text().startswith("# Can gender be told from")
 
 
+@pytest.mark.xdist_group("audited")
 def test_a_verdict_without_a_leak_says_what_it_is_not(audited):
     result = audited[1]
     result["verdict"] |= {"leaks": False, "p": 0.4}
@@ -116,6 +126,7 @@ def test_a_places_name_may_hold_anything(workspace):
     assert "<i>" not in (workspace / "x.audit-logistic-qda.html").read_text()
 
 
+@pytest.mark.xdist_group("audited")
 @pytest.mark.skipif(not CHROMIUM, reason="no chromium here")
 def test_a_browser_shows_it_without_complaint(audited, tmp_path):
     flags = (

@@ -170,10 +170,10 @@ def test_there_are_at_least_sixty():
     ("program", "row"),
     [("main.py", "dataset=nowhere"), ("attack.py", "folds=1")],
 )
-@pytest.mark.parametrize("isolated", [[], ["-I"]])
-def test_in_processes_of_their_own(workspace, program, row, isolated):
+def test_in_processes_of_their_own(workspace, program, row):
+    """Isolated, where Python does not look for modules beside the program."""
     done = subprocess.run(
-        [sys.executable, *isolated, PROJECT / program, row],
+        [sys.executable, "-I", PROJECT / program, row],
         cwd=workspace,
         capture_output=True,
         text=True,

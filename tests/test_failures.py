@@ -20,6 +20,7 @@ from methods import ExperimentConfig
 from methods.losses.objective import Objective
 from methods.unlearning import Optimizer, unlearn
 from models.training import step as trainer
+from tests.forked import command
 from utils.config import Group
 from utils.errors import UserError, in_one_line
 from utils.messages import attack_remarks, remarks
@@ -227,17 +228,8 @@ def holder(path: Path) -> subprocess.Popen:
     return process
 
 
-def main_process(workspace: Path, *arguments: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, PROJECT / "main.py", *TINY, *arguments],
-        cwd=workspace,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def test_a_second_run_in_the_same_folder_waits_or_ends(workspace, capsys):
+@pytest.mark.xdist_group("forked")
+def test_a_second_run_in_the_same_folder_waits_or_ends(workspace, fork, capsys):
     assert main.main([*TINY, "seed=1"]) == 0  # prepares the data, makes the folder above
     with holder(ORIGINAL) as first:
         line = refused(capsys, main.main, *TINY, "busy=end")
@@ -245,33 +237,35 @@ def test_a_second_run_in_the_same_folder_waits_or_ends(workspace, capsys):
         assert "in use" in refused(capsys, attack.main, *ATTACK, "busy=end")
         assert not ORIGINAL.exists()
         assert main.main([*TINY, "seed=2", "busy=end"]) == 0  # another run does not collide
-        with main_process(workspace) as second:
-            said = next(line for line in second.stdout if "waiting" in line)
-            assert f"seed-0 is in use by process {first.pid}; waiting for it to end" in said
-            first.kill()  # leaves no stale lock
-            second.communicate(timeout=60)
-        assert second.returncode == 0
+        second = fork(command, "main.py", *TINY)
+        said = second.wait_for("waiting")
+        assert f"seed-0 is in use by process {first.pid}; waiting for it to end" in said
+        first.kill()  # leaves no stale lock
+        assert second.end()[0] == 0
     assert (ORIGINAL / "summary.json").exists()
 
 
-def test_ctrl_c_ends_the_waiting_for_a_lock(workspace):
+@pytest.mark.xdist_group("forked")
+def test_ctrl_c_ends_the_waiting_for_a_lock(workspace, fork):
     ORIGINAL.parent.mkdir(parents=True)
-    with holder(ORIGINAL) as first, main_process(workspace) as second:
-        next(line for line in second.stdout if "waiting" in line)
-        second.send_signal(signal.SIGINT)
-        _, error = second.communicate(timeout=60)
+    with holder(ORIGINAL) as first:
+        second = fork(command, "main.py", *TINY)
+        second.wait_for("waiting")
+        os.kill(second.process.pid, signal.SIGINT)
+        code, _, error = second.end()
         first.kill()
-    assert second.returncode == 130
+    assert code == 130
     assert error.splitlines()[-1].startswith("Interrupted. ")
     assert "Traceback" not in error
 
 
-def test_two_at_once_from_nothing_train_once(workspace):
-    both = [main_process(workspace) for _ in range(2)]
-    shown = [process.communicate(timeout=120) for process in both]
-    assert [process.returncode for process in both] == [0, 0], shown
-    assert sorted("is done already" in out for out, _ in shown) == [False, True]
-    assert sum("Preparing ml-100k" in out for out, _ in shown) == 1
+@pytest.mark.xdist_group("forked")
+def test_two_at_once_from_nothing_train_once(workspace, fork):
+    both = [fork(command, "main.py", *TINY) for _ in range(2)]
+    shown = [one.end() for one in both]
+    assert [code for code, _, _ in shown] == [0, 0], shown
+    assert sorted("is done already" in out for _, out, _ in shown) == [False, True]
+    assert sum("Preparing ml-100k" in out for _, out, _ in shown) == 1
 
 
 def test_a_sweep_goes_on_after_a_failure_and_names_it_at_the_end(workspace, capsys):

@@ -18,25 +18,26 @@ import attack
 import main
 from methods import ExperimentConfig
 from models.training.step import Trainer
+from tests import killed
 from utils.config import Group
 from utils.runs.files import write_json
 from utils.runs.folder import RunFolder
 
 PROJECT = Path(__file__).resolve().parents[1]
 TINY = ["epochs=4", "batch_size=512", "lr=0.01", "embedding_size=4", "num_ng=1", "threads=1"]
-U2U = ["main", *TINY, "method=u2u", "unlearn_steps=20"]
+U2U = ["main.py", *TINY, "method=u2u", "unlearn_steps=20"]
 
 
-def torment(workspace: Path, kills: int, seed: int, *commands: list[str]) -> list[dict]:
-    done = subprocess.run(
-        [sys.executable, Path(__file__).with_name("killed.py"), workspace, str(kills), str(seed)]
-        + [json.dumps(command) for command in commands],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
+@pytest.fixture
+def torment(workspace, fork):
+    """Kill commands so many times; a dict a start."""
+
+    def tormented(kills: int, seed: int, *commands: list[str]) -> list[dict]:
+        code, said, error = fork(killed.torment, workspace, kills, seed, commands).end(300)
+        assert code == 0, said + error
+        return [json.loads(line) for line in said.splitlines()]
+
+    return tormented
 
 
 def results(folder: Path) -> dict[str, bytes]:
@@ -60,9 +61,11 @@ def visible(folder: Path) -> set[str]:
     return {str(path) for path in paths if not path.name.startswith(".")}
 
 
-def test_main_killed_twenty_times_ends_with_the_same_bytes(workspace):
-    starts = torment(workspace, 20, 0, U2U)
-    assert sum(start["code"] is None for start in starts) == 20
+@pytest.mark.xdist_group("forked")
+@pytest.mark.parametrize("kills", [6, pytest.param(20, marks=pytest.mark.slow)])
+def test_main_killed_over_and_over_ends_with_the_same_bytes(workspace, torment, kills):
+    starts = torment(kills, 0, U2U)
+    assert sum(start["code"] is None for start in starts) == kills
     whole, tormented = workspace / "whole", workspace / "exp_results"
     assert len(results(whole)) == 6
     assert results(tormented) == results(whole)
@@ -75,10 +78,11 @@ def test_main_killed_twenty_times_ends_with_the_same_bytes(workspace):
     }
 
 
-def test_attack_killed_five_times_ends_with_the_same_results(workspace):
-    attacks = ["attack", "attackers=svm", "shadow_ratio=0.5", "draws=3", "threads=1"]
-    original = ["main", *TINY, "epochs=1"]
-    starts = torment(workspace, 5, 1, original, [*attacks], [*attacks, "protocol=cv"])
+@pytest.mark.xdist_group("forked")
+def test_attack_killed_five_times_ends_with_the_same_results(workspace, torment):
+    attacks = ["attack.py", "attackers=svm", "shadow_ratio=0.5", "draws=3", "threads=1"]
+    original = ["main.py", *TINY, "epochs=1"]
+    starts = torment(5, 1, original, [*attacks], [*attacks, "protocol=cv"])
     assert sum(start["code"] is None for start in starts) == 5
     whole, tormented = workspace / "whole", workspace / "exp_results"
     assert "ncf/ml-100k/original/seed-0/attack.json" in results(whole)
@@ -358,6 +362,7 @@ class InterruptedAtLine:
 def test_ctrl_c_at_any_line_of_writing_a_file_leaves_the_old_one_or_the_new_one(tmp_path):
     path = tmp_path / "file.json"
     seen = set()
+    gc.freeze()  # what is there already is not searched again at every line
     for number in range(1, 1000):
         write_json(path, "old")
         interrupt = InterruptedAtLine(number)
@@ -371,6 +376,7 @@ def test_ctrl_c_at_any_line_of_writing_a_file_leaves_the_old_one_or_the_new_one(
         assert set(tmp_path.iterdir()) <= {path, tmp_path / ".file.json.tmp"}
         if interrupt.left > 0:
             break
+    gc.unfreeze()
     assert interrupt.left > 0
     assert number > 50
     assert seen == {"old", "new"}

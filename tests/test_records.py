@@ -24,6 +24,13 @@ BOTH = 'regularizer=["ranking","frobenius"]'
 ATTACK = ["attackers=xgb", "draws=2", "shadow_ratio=0.5", "threads=1"]
 
 
+@pytest.fixture(autouse=True)
+def no_report(monkeypatch):
+    """Which nobody looks at here; see test_report."""
+    for program in (main, attack):
+        monkeypatch.setattr(program, "renew_report", lambda record: None)
+
+
 def rows(path):
     with Path(path).open(newline="") as file:
         return list(csv.DictReader(file))

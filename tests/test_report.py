@@ -43,7 +43,6 @@ from utils.reproduction.results import (
 from utils.reproduction.sections import spread
 from utils.reproduction.tables import tables
 from utils.reproduction.trade_off import trade_off
-from utils.reproduction.write import write_report
 from utils.runs import records
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -435,11 +434,13 @@ def test_a_claim_without_figures_is_open():
 # --- files ----------------------------------------------------------------------------------
 
 
-def test_all_three_forms_hold_the_same_cells(write, tmp_path):
+def test_all_three_forms_hold_the_same_cells(write, tmp_path, capsys):
     write([run_row(seed=seed, hr=0.58 + seed / 100) for seed in range(3)])
     tables_folder = tmp_path
     (tables_folder / "findings.md").write_text("# F\n\nSaid by\na person.\n\nAnd more.\n")
-    write_report(tables_folder)
+    assert report_command([str(tables_folder)]) == 0
+    written = capsys.readouterr().out.split()
+    assert len(written) == 4 and all(Path(path).stat().st_size > 500 for path in written)
     text = (tables_folder / "reproduction.md").read_text()
     assert "| 0.5900 ± 0.0100 (3)<br>0.6353 -0.0453 ~ |" in text
     assert "## Findings\n\nSaid by a person.\n\nAnd more.\n" in text
@@ -464,24 +465,26 @@ def test_one_seed_has_no_spread():
 # --- commands -------------------------------------------------------------------------------
 
 
-def test_the_smoke_sweep_ends_in_a_report(workspace, capsys):
+def test_the_smoke_sweep_ends_in_a_report(workspace, monkeypatch, capsys):
     for name in ("reproduce_smoke.json", "reproduce_attack_smoke.json"):
         path = workspace / "configs" / name
         path.write_text((PROJECT / "configs" / name).read_text())
     small = ["threads=1", "device=cpu", "seed=0"]
     fast = ["epochs=1", "batch_size=2048", "unlearn_steps=3"]
-    assert main.main(["--config", "configs/reproduce_smoke.json", *small, *fast]) == 0
-    assert "Report: exp_results/smoke/tables/reproduction.html" in capsys.readouterr().out
+    with monkeypatch.context() as patch:
+        renewed = []
+        patch.setattr(main, "renew_report", renewed.append)
+        assert main.main(["--config", "configs/reproduce_smoke.json", *small, *fast]) == 0
+        assert renewed == ["exp_results/smoke/tables/"]
     one_fit = ["protocol=cv", "folds=2", "repeats=1", "attackers=xgb", "attack_seed=0"]
     command = ["--config", "configs/reproduce_attack_smoke.json", *small[::2], *one_fit]
     assert attack.main(command) == 0
     folder = workspace / "exp_results/smoke/tables"
     assert len(records.runs(folder).rows()) == 2 * 7
     assert len(records.attacks(folder).rows()) == 2 * 7
-    capsys.readouterr()
-    assert report_command([str(folder)]) == 0
-    written = capsys.readouterr().out.split()
-    assert len(written) == 4 and all(Path(path).stat().st_size > 500 for path in written)
+    assert f"Report: {folder.relative_to(workspace)}/reproduction.html" in capsys.readouterr().out
+    for name in ("reproduction.md", "reproduction.html", "reproduction.csv", "deviations.md"):
+        assert (folder / name).stat().st_size > 500
 
 
 def test_without_records_the_command_says_what_to_run(tmp_path, capsys):

@@ -54,7 +54,7 @@ def test_weights_that_are_served_vectors_are_not_taken_for_layer_0():
         ("lgn", "served", ["propagated"], []),
     ],
 )
-def test_scopes_edit_what_they_say(workspace, model, scope, edited, untouched):
+def test_scopes_edit_what_they_say(workspace, plain_audit, model, scope, edited, untouched):
     assert main.main([*EDITING, f"model={model}", f"scope={scope}"]) == 0
     results = workspace / "exp_results" / model / "ml-100k"
     part = "." if scope == "embedding" else f"scope-{scope}"

@@ -4,12 +4,13 @@ Only utils.reproduction, whose tables have their titles, stands above them, besi
 """
 
 import ast
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.forked import has_imported
 
 PROJECT = Path(__file__).resolve().parents[1]
 MAY_IMPORT = {
@@ -77,6 +78,7 @@ def test_what_is_imported_is_named_in_requirements():
     assert {PACKAGES.get(name, name) for name in others} <= {line.split("==")[0] for line in lines}
 
 
-def test_the_commands_start_without_what_only_pictures_need():
-    script = "import sys, main, attack; sys.exit('matplotlib' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", script], cwd=PROJECT).returncode == 0
+@pytest.mark.xdist_group("forked")
+def test_the_commands_start_without_what_only_pictures_need(fork):
+    assert fork(has_imported, "main").end()[0] == 1
+    assert fork(has_imported, "matplotlib").end()[0] == 0

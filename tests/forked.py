@@ -1,0 +1,93 @@
+"""Commands in processes of their own that cost milliseconds: forks of one that has imported all.
+
+Python's own fork server; nothing of a test session is imported here. Where the start of Python or
+of a command is the point, a test starts a process itself.
+"""
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import torch
+
+import attack
+import main
+
+PROJECT = Path(__file__).resolve().parents[1]
+PROGRAMS = {"main.py": main.main, "attack.py": attack.main}
+
+
+class Forked:
+    """A command in the present folder; what it says goes to two files.
+
+    Attributes:
+        process: its process, of multiprocessing.
+    """
+
+    def __init__(self, start: Callable[..., int], *arguments, files: Path):
+        self.said = files / "said", files / "complained"
+        self.process: BaseProcess = CONTEXT.Process(
+            target=_in_folder, args=(start, Path.cwd(), self.said, arguments)
+        )
+        with contextlib.chdir(PROJECT):  # the server starts with the first
+            self.process.start()
+
+    def wait_for(self, text: str, seconds: float = 60) -> str:
+        """The first line of output that has this text."""
+        give_up = time.monotonic() + seconds
+        while time.monotonic() < give_up:
+            if self.said[0].exists():
+                for line in self.said[0].read_text().splitlines(keepends=True):
+                    if text in line and line.endswith("\n"):
+                        return line
+            assert self.process.is_alive(), self.said[1].read_text()
+            time.sleep(0.01)
+        raise TimeoutError(text)
+
+    def end(self, seconds: float = 60) -> tuple[int, str, str]:
+        """Exit code, output, complaints; an error if it has not ended by then."""
+        self.process.join(seconds)
+        code = self.process.exitcode
+        if code is None:
+            self.process.kill()
+            self.process.join()
+            raise TimeoutError(f"still running; it said {self.said[0].read_text()}")
+        return code, *(file.read_text() for file in self.said)
+
+
+def _in_folder(
+    start: Callable[..., int], folder: Path, said: tuple[Path, Path], arguments: tuple
+) -> None:
+    os.chdir(folder)
+    for number, file in enumerate(said, start=1):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666), number)
+    sys.stdout.reconfigure(line_buffering=True)
+    sys.exit(start(*arguments))
+
+
+def command(program: str, *arguments: str) -> int:
+    """A command's exit code."""
+    return PROGRAMS[program](list(arguments))
+
+
+def has_imported(module: str) -> int:
+    """1 if the commands' imports have led to this module."""
+    return int(module in sys.modules)
+
+
+def _warm_up() -> None:
+    """What torch imports only at its first optimiser: before the forks, once."""
+    torch.set_num_threads(1)
+    weights = torch.nn.Parameter(torch.zeros(1))
+    weights.grad = torch.zeros(1)
+    torch.optim.Adam([weights], fused=True).step()
+
+
+CONTEXT = get_context("forkserver")
+CONTEXT.set_forkserver_preload(["tests.forked"])
+_warm_up()
