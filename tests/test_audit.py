@@ -163,7 +163,7 @@ def test_places_of_a_run_and_the_gates_exit_code(workspace, capsys):
     capsys.readouterr()
     assert attack.main([*arguments, 'place=["propagated","layer0"]', "fail_above=0"]) == 3
     for wrong, said in (
-        ("place=gmf", "holds the arrays layer0, propagated, scores; call one gmf"),
+        ("place=gmf", "has no place gmf; it has: layer0, propagated, scores"),
         ("fail_above=null-95", "needs a null of at least 19 permutations; add null=99"),
         ("fail_above=0.6", 'a number at least 0 and at most 0.5 or "null-95" or null, got 0.6'),
     ):

@@ -72,6 +72,7 @@ def test_main_killed_over_and_over_ends_with_the_same_bytes(workspace, torment, 
     assert visible(tormented) == visible(whole)  # no checkpoint left, nothing kept twice
     folders = (workspace / "data/datasets/ml-100k").iterdir()
     assert {path.name for path in folders} - {".preprocess.new"} == {
+        ".raw_checksums.json",
         "raw",
         "preprocess",
         ".preprocess.lock",
@@ -332,7 +333,7 @@ def test_an_attack_without_the_data_names_the_command_that_makes_it(workspace, c
     assert main.main([*TINY, "epochs=1"]) == 0
     (workspace / "data/datasets/ml-100k").rename(workspace / "elsewhere")
     assert attack.main(["shadow_ratio=0.5"]) == 2
-    assert "main.py prepares it: python main.py dataset=ml-100k" in capsys.readouterr().err
+    assert "main.py prepares it: python main.py\n" in capsys.readouterr().err
     assert not (workspace / "data/datasets/ml-100k").exists()
 
 

@@ -18,9 +18,9 @@ INTRODUCTION = (
     "lists. Half of the users trains the attackers, the other half tests them "
     "([how](../README.md#an-audit)). A leak is a worst attacker beyond 95 of 100 permutations of "
     "the tested labels, on either side of 0.5.",
-    "The rows: audits.csv beside this page, by `python main.py --config "
-    "configs/erasers_ml100k.json` and `python attack.py --config "
-    "configs/erasers_audit_ml100k.json`, on two CPU cores (AMD EPYC without AVX-512); this page by "
+    "The rows: audits.csv beside this page, by `python main.py --config FILE` and `python attack.py "
+    "--config FILE` with configs/erasers_ml100k.json and erasers_audit_ml100k.json, erasers_ml1m.json "
+    "and erasers_audit_ml1m.json, on two CPU cores (AMD EPYC without AVX-512); this page by "
     "`python -m utils.reproduction`. The methods' settings are their defaults everywhere. All "
     "audits have the same halves (`attack_seed=0`), and models of different seeds share their "
     "users: seeds are no independent samples of people.",
