@@ -52,11 +52,11 @@ METHODS_SAID = (
     "hence AUCs far below 0.5, the more dimensions the farther.",
 )
 LIMITS = (
-    "One data set, one attribute of two classes, three seeds of the models, one pair of halves: "
-    "each verdict is exact for its halves, the counts are no frequencies. Users whose label the "
-    "method has not seen are not protected. The lists leave out what a user is known to have, "
-    "which may tell of the history whatever the vectors are. ML-1M, age, occupation and "
-    "embeddings of other libraries were not audited.",
+    "Two data sets, the larger one with one seed and NCF alone; one attribute of two classes, one "
+    "pair of halves: each verdict is exact for its halves, the counts are no frequencies. Users "
+    "whose label the method has not seen are not protected. The lists leave out what a user is "
+    "known to have, which may tell of the history whatever the vectors are. LightGCN on ML-1M, age, "
+    "occupation and embeddings of other libraries were not audited.",
 )
 SCOPES = ("embedding", "tables", "served")
 
