@@ -254,6 +254,8 @@ def subject_of_run(config: AttackConfig, folder: Path) -> tuple["Target", Subjec
         everyone = target.attribute
         shown = everyone.seen(config.labels_seen, config.seed).labels >= 0
         unseen = np.where(shown, UNKNOWN, everyone.labels)
+        if (unseen == UNKNOWN).all():
+            raise UserError(f"labels_seen {config.labels_seen:g} leaves nobody unseen; lower it")
         target = replace(target, attribute=replace(everyone, labels=unseen))
     summary = read_json_object(folder / "summary.json") or {}
     made = summary.get("config")
@@ -308,14 +310,16 @@ def treatment(
 ) -> str:
     """What the method did to which of the places, in words."""
     method = METHODS[config.method]
+    shown = ""
+    if config.labels_seen < 1:
+        shown = f" It was shown the labels of {config.labels_seen:.0%} of the users."
     if method.penalty:
-        return f"{method.title}: all vectors were trained so."
+        return f"{method.title}: all vectors were trained so.{shown}"
     if not method.fit:
         return "Nothing was edited."
     edited = summary.get("edited") or [next(iter(places))]
     said = f"{method.title} edited {', '.join(edited)}."
-    if config.labels_seen < 1:
-        said += f" It was shown the labels of {config.labels_seen:.0%} of the users."
+    said += shown
     if config.scope == "served":
         said += " They are all that scores are made of."
     if before:
@@ -454,7 +458,9 @@ def target_file(config: AttackConfig, path: Path, table: UserTable) -> Target:
     assert config.labels  # checked at the door
     check_float32(path, table.vectors)
     attribute = load_labels(Path(config.labels), config.attribute, len(table.vectors), table.ids)
-    beside = [path.with_name(f"{path.stem}.attack{ending}") for ending in (".json", ".log")]
+    named = path.stem if path.suffix == ".npy" else path.name
+    named += f".{table.name}" if config.table else ""
+    beside = [path.with_name(f"{named}.attack{ending}") for ending in (".json", ".log")]
     return Target(str(path), path, table.vectors, attribute, *beside)
 
 
@@ -517,7 +523,11 @@ def check(config: AttackConfig) -> None:
             f"place {config.place} is of a run of main.py; user_embedding {config.user_embedding} "
             "is the place itself: leave place out"
         )
-    if config.audit_whom == "unseen" and (config.labels_seen == 1 or config.user_embedding):
+    if config.audit_whom == "unseen" and config.attack != "audit":
+        raise UserError("audit_whom is for audits; add attack=audit")
+    if config.user_embedding and config.labels_seen < 1:
+        raise UserError("labels_seen is of a run of main.py; leave it out beside user_embedding")
+    if config.audit_whom == "unseen" and config.labels_seen == 1:
         raise UserError(
             'audit_whom "unseen" is of a run whose method was shown a share of the labels; add '
             "labels_seen=0.5 to it and here"

@@ -30,7 +30,7 @@ from data.sources.formats import default_min_interactions
 from data.tables.files import load_table, save_table
 from data.tables.formats import format_of
 from data.tables.labels import load_labels
-from data.tables.manifest import manifest
+from data.tables.manifest import manifest, manifest_path
 from data.tables.run_files import (
     load_embedding,
     save_embedding,
@@ -58,8 +58,8 @@ from utils.reproduction import renew_report
 from utils.runs.files import file_checksum, write_json, write_json_lines
 from utils.runs.folder import (
     RunFolder,
+    check_outputs,
     edited_path,
-    embedding_path,
     load_weights,
     run_path,
     save_weights,
@@ -112,16 +112,16 @@ def run(config: RunConfig, asked: bool = True) -> dict[str, Any]:
             if original:
                 checksums["original_embedding"] = file_checksum(original.embedding_path)
             this.finish(config, results, checksums, device, threads)
-    assert this.summary is not None
-    if config.output and data.table:
-        hand_over(config, data.table, this.summary)
+        assert this.summary is not None
+        if config.output and data.table:
+            hand_over(config, data.table, this.folder, this.summary)
     return this.summary
 
 
 def of_file(config: RunConfig) -> RunConfig:
-    """The config of a run on somebody else's embedding: what it is measured in means nothing."""
-    relative: dict[str, Any] = {"unlearn_scale": "relative"}
-    return replace(config, **relative)
+    """The config of a run on somebody else's embedding, whose own units mean nothing."""
+    asked: str | None = vars(config)["unlearn_scale"]
+    return replace(config, **{"unlearn_scale": asked or "relative"})  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -321,8 +321,7 @@ def unlearn_table(
     tables = {table.name: torch.from_numpy(given[people]).to(device, dtype)}
     eraser = fit(config, tables, known, None, threads)
     keep_eraser(config, eraser, known, folder)
-    edited = given.copy()
-    edited[people] = eraser.apply(tables)[table.name].cpu().numpy()
+    edited = with_people(source, table, eraser.apply(tables)[table.name])
     save_embedding(folder.embedding_path, edited)
     if (path := edited_path(folder.path, source)) != folder.embedding_path:
         save_table(path, table.edited(edited), source)
@@ -330,9 +329,28 @@ def unlearn_table(
     return recorded(eraser, given.dtype)
 
 
+def with_people(source: Path, table: UserTable, people: Tensor) -> np.ndarray:
+    """The table's vectors with the people's, all but [PAD]'s, edited; of the table's dtype.
+
+    Raises:
+        UserError: a value that this dtype can't hold.
+    """
+    edited = table.vectors.copy()
+    with np.errstate(over="ignore"):  # said below
+        edited[table.people] = people.cpu().numpy()
+    if not np.isfinite(edited).all():
+        raise UserError(
+            f"{source}: an edited value is beyond {edited.dtype}; nothing is saved: divide "
+            "all by a constant, or save it as float32"
+        )
+    return edited
+
+
 def keep_eraser(config: RunConfig, eraser: Eraser, data: Data, folder: RunFolder) -> None:
-    """Write the map that can be given to users who come later; a transductive method has none."""
-    if isinstance(eraser, AffineEraser):
+    """Write the map that can be given to users who come later, of one table; a transductive method
+    has none.
+    """
+    if isinstance(eraser, AffineEraser) and len(eraser.widths) == 1:
         assert data.labels is not None
         fitted_on = next(
             data.checksums[name] for name in ("original", "data") if name in data.checksums
@@ -361,17 +379,18 @@ def apply_fitted(config: RunConfig) -> dict[str, Any]:
             f"has {given.shape[1]}"
         )
     (name,) = eraser.widths
-    edited = given.copy()
-    edited[people] = eraser.apply({name: torch.from_numpy(given[people])})[name].numpy()
+    vectors = torch.from_numpy(given[people])
+    edited = with_people(source, table, eraser.apply({name: vectors})[name])
     save_table(target, table.edited(edited), source)
+    manifest_path(target).unlink(missing_ok=True)  # of what was there before
     log.info(
-        "%s: %s of %d users, by %s fitted on %d others; moved by %.3f of its norm",
+        "%s: %s of %d users, by %s fitted on %d users; moved by %.3f of its norm",
         target,
         METHODS[about.method].title,
         int(people.sum()),
         config.eraser,
         about.users,
-        share_moved(given, edited),
+        share_moved(given.astype(np.float64), edited.astype(np.float64)),
     )
     log.info(
         "  what it hides of users whom it has not seen is for an audit to say: python attack.py "
@@ -382,23 +401,25 @@ def apply_fitted(config: RunConfig) -> dict[str, Any]:
     return {"config": asdict(config), "seconds": time.perf_counter() - start}
 
 
-def hand_over(config: RunConfig, table: UserTable, summary: Mapping[str, Any]) -> None:
+def hand_over(
+    config: RunConfig, table: UserTable, folder: RunFolder, summary: Mapping[str, Any]
+) -> None:
     """Write the edited embedding where, and in the format that, the config says; beside it what was
     done, for whoever loads it into a store.
+
+    Raises:
+        UserError: the run's embedding is no longer there, or another one.
     """
     assert config.output and config.user_embedding and config.labels
-    method, source, target = (
-        METHODS[config.method],
-        Path(config.user_embedding),
-        Path(config.output),
-    )
-    edited = load_embedding(embedding_path(run_path(config, method.groups)))
+    source, target = Path(config.user_embedding), Path(config.output)
+    check_outputs(folder.path, folder.embedding_path)
+    edited = load_embedding(folder.embedding_path)
     save_table(target, table.edited(edited), source)
     write_json(
-        target.with_name(f"{target.name}.manifest.json"),
+        manifest_path(target),
         manifest(source, table, Path(config.labels), target, edited, summary),
     )
-    log.info("  handed over: %s, and what was done in %s.manifest.json", target, target)
+    log.info("  handed over: %s, and what was done in %s", target, manifest_path(target))
 
 
 def fit(
@@ -496,7 +517,7 @@ def check_run(config: RunConfig) -> None:
             f"{config.labels} instead"
         )
     if path:
-        check_formats(path, config.output)
+        check_formats(config)
     if path and config.scope != "embedding":
         raise UserError(
             f'scope "{config.scope}" is of a recommender; user_embedding {path} is one table'
@@ -523,20 +544,30 @@ def check_eraser(config: RunConfig) -> None:
             f"eraser {config.eraser} was fitted before; leave method and labels out, which are for "
             "fitting one"
         )
-    check_formats(config.user_embedding, config.output)
+    if config.record:
+        raise UserError(
+            f"record {config.record} is of runs, and an eraser's use is none; leave it out"
+        )
+    check_formats(config)
 
 
-def check_formats(source: str, target: str | None) -> None:
-    """Refuse names of files that can't be read or written, and to write what was read.
+def check_formats(config: RunConfig) -> None:
+    """Refuse names of files that can't be read or written, and to write over what is read.
 
     Raises:
         UserError: says which.
     """
-    format_of(Path(source))
-    if target:
-        format_of(Path(target))
-        if Path(target).resolve() == Path(source).resolve():
-            raise UserError(f"output {target} is the input; give it another name")
+    assert config.user_embedding
+    format_of(Path(config.user_embedding))
+    if not config.output:
+        return
+    target = Path(config.output)
+    format_of(target)
+    written = [path.resolve() for path in (target, manifest_path(target))]
+    for name in ("user_embedding", "labels", "eraser"):
+        path = getattr(config, name)
+        if path and Path(path).resolve() in written:
+            raise UserError(f"output {target} would write over {name} {path}; give it another name")
 
 
 def same(config: RunConfig) -> str:

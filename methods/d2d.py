@@ -8,11 +8,12 @@ default on the papers' data: other kernel widths, and steps on a sample of very 
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import pydantic
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from methods.base import Method
@@ -39,7 +40,7 @@ class D2DOptions(Eq1Options):
     """d2d: what its kernels' width follows: the "mean" squared distance between two users
     (published), the "median" (for embeddings in which a few users lie far out), or the mean after
     every dimension is divided by its standard deviation in the original ("standardised")."""
-    pairs_users: Count = key(20_000)
+    pairs_users: Annotated[Count, Field(ge=100)] = key(20_000)
     """d2d: with more known users than this every step takes as many, drawn anew from each class
     in its share; up to it all pairs of users count."""
 
@@ -83,7 +84,9 @@ def loss(
     if options.kernel_width == "standardised":
         with one_thread():
             deviations = theta_star.std(0)
-        objective = objective.of_affine(1 / torch.where(deviations > 0, deviations, 1))
+            rounding = torch.finfo(theta_star.dtype).eps * theta_star.abs().amax(0)
+        differs = deviations > 4 * rounding  # a constant's deviation is rounding
+        objective = objective.of_affine(1 / torch.where(differs, deviations, 1))
     return objective
 
 

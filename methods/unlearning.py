@@ -43,10 +43,10 @@ class Eq1Options:
     """Full-batch steps of u2u and d2d; the last one is kept."""
     unlearn_lr: Rate = key(0.001)
     """Adam's learning rate in u2u and d2d."""
-    unlearn_scale: Literal["absolute", "relative"] = key("absolute")
-    """What unlearn_lr and au_trade_off are measured in: the embedding's own numbers (published), or
-    numbers "relative" to its spread, which is brought to that of the papers' embeddings and back.
-    The embedding of a file is always taken as "relative"."""
+    unlearn_scale: Literal["absolute", "relative"] | None = key(None)
+    """What unlearn_lr and au_trade_off are measured in: the embedding's own numbers ("absolute",
+    published), or numbers "relative" to its spread, which is brought to that of the papers'
+    embeddings and back. null = relative for the embedding of a file, absolute for a model's."""
     unlearn_optimizer: Literal["adam", "exact"] = key("adam")
     """How u2u and d2d minimise: the published Adam, or the closed form that u2u has with the
     Frobenius regulariser."""

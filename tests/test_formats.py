@@ -159,8 +159,8 @@ def test_a_damaged_file_is_one_line(tmp_path, ending, content):
 
 
 WRONG = {
-    "ragged.csv": ("user_id,a,b\n1,2,3\n4,5\n", "row 1 has a value that is not finite"),
-    "text.csv": ("user_id,a,b\n1,2,x\n", 'column "b" is not of numbers'),
+    "ragged.csv": ("user_id,a,b\n1,2.5,3.5\n4,5.5\n", "row 1 has a value that is not finite"),
+    "text.csv": ("user_id,a,b\n1,2,x\n", 'column "b" has no numbers'),
     "twice.csv": ("user_id,a\n1,2\n1,3\n", "the user id 1 of row 1 is there twice"),
     "columns.csv": ("a,a\n1,2\n", "two columns of one name"),
     "short.txt": ("2 2\na 1 2\nb 1\n", "line 3: must be an id and 2 numbers"),
@@ -214,7 +214,7 @@ def test_the_commands_join_by_id_and_hand_over_with_a_manifest(workspace, capsys
     assert main.main(run) == 0
     shown = capsys.readouterr().out
     assert "joined by id; 120 of 120 users have a line, 0 lines are of nobody" in shown
-    edited = workspace / "exp_results/external/mine/leace/seed-0/weights/mine.parquet"
+    edited = workspace / "exp_results/external/mine/leace/seed-0/edited/mine.parquet"
     assert f"Next: python attack.py user_embedding={edited.relative_to(workspace)}" in shown
     assert list(load_table(edited).ids) == ids
     assert main.main([*run, "output=out.csv"]) == 0  # the run is found, and handed over
@@ -231,7 +231,7 @@ def test_the_commands_join_by_id_and_hand_over_with_a_manifest(workspace, capsys
     for path in ("mine.parquet", str(edited), "out.csv"):
         chosen = [f"user_embedding={path}", "attackers=logistic", "shadow_ratio=0.5", "threads=1"]
         assert attack.main([*chosen, "labels=labels.csv"]) == 0
-        result = json.loads(Path(path).with_name(f"{Path(path).stem}.attack.json").read_text())
+        result = json.loads(Path(path).with_name(f"{Path(path).name}.attack.json").read_text())
         found.append(result["gender/shadow"]["attackers"]["logistic"]["auc"]["mean"])
     assert found[0] > 0.85
     assert found[1] == found[2] < 0.7
@@ -274,7 +274,7 @@ def test_an_audit_takes_every_user_table_of_a_file(workspace):
     few = ["audit_permutations=19", "attackers=logistic", "threads=1"]
     arguments = ["attack=audit", "user_embedding=both.safetensors", "labels=labels.csv", *few]
     assert attack.main(arguments) == 0
-    result = json.loads(next(workspace.glob("both.audit*.json")).read_text())
+    result = json.loads(next(workspace.glob("both.safetensors.audit*.json")).read_text())
     assert list(result["places"]) == ["user_a", "user_b"]
     assert attack.main([*arguments, "table=user_b"]) == 0
 
@@ -282,7 +282,7 @@ def test_an_audit_takes_every_user_table_of_a_file(workspace):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["output=mine.parquet"], "output mine.parquet is the input"),
+        (["output=mine.parquet"], "would write over user_embedding mine.parquet"),
         (["output=x.xls"], "x.xls: its name must end in one of"),
         (["table=nothing"], 'no table "nothing"; it has: embedding (120, 6)'),
     ],
@@ -318,3 +318,136 @@ def test_the_recipe_for_faiss(workspace):
     assert index.ntotal == 6
     np.testing.assert_array_equal(index.reconstruct_batch(ids[:5]), 2 * vectors[:5])
     np.testing.assert_array_equal(index.reconstruct(51), vectors[5])
+
+
+def test_no_trace_of_the_old_vectors_is_left_by_views(tmp_path):
+    """LightGCN's split of all nodes' table: the items are a view of a storage with the users."""
+    together = torch.from_numpy(np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32))
+    users, items = torch.split(together, [40, 10])
+    torch.save({"user_emb": users, "item_emb": items}, tmp_path / "split.pt")
+    table = load_table(tmp_path / "split.pt")
+    save_table(tmp_path / "out.pt", table.edited(table.vectors * 0), tmp_path / "split.pt")
+    content = (tmp_path / "out.pt").read_bytes()
+    assert users[3].numpy().tobytes() in (tmp_path / "split.pt").read_bytes()
+    assert not any(row.numpy().tobytes() in content for row in users)
+    assert torch.equal(torch.load(tmp_path / "out.pt")["item_emb"], items)
+
+
+def test_other_copies_of_the_vectors_are_warned_of(tmp_path, caplog):
+    whole = torch.from_numpy(np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32))
+    tensors = {
+        "user": whole[:40].clone(),
+        "average": whole[:40].clone(),
+        "all": whole,
+        "item": whole[40:],
+    }
+    torch.save(tensors, tmp_path / "tied.pt")
+    table = load_table(tmp_path / "tied.pt", "user")
+    save_table(tmp_path / "out.pt", table.edited(table.vectors * 2), tmp_path / "tied.pt")
+    assert "out.pt: average, all hold the vectors as they were" in caplog.text
+
+
+def csv(path, text):
+    path.write_text(text)
+    return load_table(path)
+
+
+def test_pandas_counts_of_rows_and_columns_are_neither_ids_nor_users(tmp_path):
+    x = np.random.default_rng(0).normal(size=(5, 3))
+    frame = pd.DataFrame(x)
+    frame.to_csv(tmp_path / "columns.csv", index=False)
+    frame.to_csv(tmp_path / "both.csv")
+    frame.iloc[::-1].to_csv(tmp_path / "reversed.csv")
+    pd.DataFrame(x, index=pd.Index(list("abcde"), name="who")).to_parquet(tmp_path / "who.parquet")
+    for name, ids in [
+        ("columns.csv", None),
+        ("both.csv", None),
+        ("reversed.csv", list("43210")),
+        ("who.parquet", list("abcde")),
+    ]:
+        table = load_table(tmp_path / name)
+        assert (table.vectors.shape, ids_of(table)) == ((5, 3), ids), name
+        save_table(tmp_path / f"again-{name}", table, tmp_path / name)
+        again = load_table(tmp_path / f"again-{name}")
+        assert ids_of(again) == ids
+        np.testing.assert_array_equal(again.vectors, table.vectors)
+
+
+def test_what_is_no_dimension_is_refused_not_edited(tmp_path):
+    for header in ("customer no", "birth_year"):
+        with pytest.raises(UserError, match=f'column "{header}" has whole numbers among floats'):
+            csv(tmp_path / "x.csv", f"{header},a,b\n1990,1.5,2.5\n1991,3.5,4.5\n")
+    assert ids_of(csv(tmp_path / "x.csv", "Customer-ID, a,b\n9,1.5,2.5\nNA,3.5,4.5\n")) == [
+        "9",
+        "NA",
+    ]
+    with pytest.raises(UserError, match="row 1 has no user id"):
+        csv(tmp_path / "x.csv", "user_id,a\n9,1.5\n,3.5\n")
+    with pytest.raises(UserError, match="is not a CSV file"):  # R's: a name less than columns
+        csv(tmp_path / "x.csv", "a,b\n1,1.5,2.5\n2,3.5,4.5\n")
+
+
+def test_a_feature_stores_file_has_other_lists_too(tmp_path):
+    path = tmp_path / "store.parquet"
+    frame = {"user_id": ["a", "b"], "embedding": [[1.0, 2.0], [3.0, 4.5]], "history": [[1], [2, 3]]}
+    pd.DataFrame(frame | {"tags": [["x"], []]}).to_parquet(path)
+    table = load_table(path)
+    assert (table.name, ids_of(table)) == ("embedding", ["a", "b"])
+    save_table(tmp_path / "out.parquet", table.edited(2 * table.vectors), path)
+    out = pd.read_parquet(tmp_path / "out.parquet")
+    assert [list(one) for one in out["history"]] == [[1], [2, 3]]
+    assert np.stack(out["embedding"]).tolist() == [[2, 4], [6, 9]]
+
+
+def test_ids_that_fit_no_table_are_an_error_not_left_out(tmp_path):
+    np.savez(tmp_path / "x.npz", user_embedding=np.ones((6, 2)), user_id=np.arange(7))
+    with pytest.raises(UserError, match="user_id has 7 ids, and no table has as many rows"):
+        load_table(tmp_path / "x.npz")
+    np.savez(tmp_path / "x.npz", user_embedding=np.ones((3, 2)), user_id=np.array([[5], [7], [9]]))
+    assert ids_of(load_table(tmp_path / "x.npz")) == ["5", "7", "9"]
+    with pytest.raises(UserError, match="is a float, which can't tell it from"):
+        frame = pd.DataFrame({"user_id": [2.0**53, 1.0], "embedding": [[1.0], [2.0]]})
+        frame.to_parquet(tmp_path / "x.parquet")
+        load_table(tmp_path / "x.parquet")
+
+
+def test_quotes_in_recboles_tokens_are_letters(tmp_path):
+    path = tmp_path / "q.useremb"
+    path.write_text('uid:token\tage:float\tv:float_seq\n"u3\t5\t1 2\nb\t6\t3 4\n"u9\t7\t5 6\n')
+    table = load_table(path)
+    assert ids_of(table) == ['"u3', "b", '"u9']
+    save_table(tmp_path / "out.useremb", table, path)
+    assert (tmp_path / "out.useremb").read_text() == path.read_text()
+
+
+def test_half_precision_that_overflows_is_said_and_nothing_saved():
+    table = UserTable("user_embedding", np.ones((3, 2), np.float16))
+    edited = torch.tensor([[1.0, 2.0], [3.0, 70000.0], [5.0, 6.0]])
+    with pytest.raises(
+        UserError, match=r"x.npy: an edited value is beyond float16; nothing is saved"
+    ):
+        main.with_people(Path("x.npy"), table, edited)
+    assert main.with_people(Path("x.npy"), table, edited / 2).dtype == np.float16
+
+
+def test_nothing_that_is_read_is_written_over(workspace, capsys):
+    planted(workspace)
+    for arguments, name in [
+        (["output=labels.csv"], "labels"),
+        (["labels=x.csv.manifest.json", "output=x.csv"], "labels"),
+    ]:
+        assert main.main([*TABLE, "method=leace", *arguments]) == 2
+        assert f"would write over {name}" in capsys.readouterr().err
+    assert main.main([*TABLE, 'method=["leace", "barycentre"]', "output=x.csv"]) == 2
+    assert "would write over each other's output" in capsys.readouterr().err
+
+
+def test_another_runs_vectors_are_not_handed_over(workspace, capsys):
+    planted(workspace)
+    run = [*TABLE, "method=leace", "threads=1"]
+    assert main.main(run) == 0
+    path = Path("exp_results/external/mine/leace/seed-0/weights/user_embedding.npy")
+    np.save(path, np.ones((120, 6), np.float32))
+    assert main.main([*run, "output=x.csv"]) == 2
+    assert "is not what the run left there" in capsys.readouterr().err
+    assert not Path("x.csv").exists()

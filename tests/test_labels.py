@@ -139,3 +139,34 @@ def test_small_classes_and_doubtful_names_are_pointed_out(tmp_path, caplog):
     assert attribute.classes == ("F", "M", "f ")
     assert 'classes of fewer than 20 users: "f " 3' in caplog.text
     assert 'the classes "F" and "f " differ by case or blanks alone' in caplog.text
+
+
+def test_ids_from_1_in_another_order_can_not_be_rows(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_text("user,gender\n2,F\n1,M\n3,F\n")
+    with pytest.raises(UserError, match="its ids are 1 to 3 in another order"):
+        load_labels(path, "gender", 3)
+
+
+def test_pandas_index_is_an_id_of_labels_too(tmp_path):
+    frame = pd.DataFrame({"gender": list("FMMF")}, index=[3, 55, 101, 7])
+    frame.to_csv(tmp_path / "labels.csv")
+    frame.to_parquet(tmp_path / "labels.parquet")
+    for name in ("labels.csv", "labels.parquet"):
+        assert classes_of(load_labels(tmp_path / name, "gender", 4, IDS)) == ["F", "M", "M", "F"]
+
+
+def test_a_join_of_few_is_a_warning(tmp_path, caplog):
+    path = tmp_path / "labels.csv"
+    path.write_text("user,gender\n7,F\n101,M\n8,F\n9,M\n")
+    load_labels(path, "gender", 4, IDS)
+    assert any(
+        one.levelname == "WARNING" and "joined by id; 2 of 4" in one.message
+        for one in caplog.records
+    )
+
+
+def test_an_ending_of_no_labels_is_said(tmp_path):
+    (tmp_path / "l.pt").write_text("")
+    with pytest.raises(UserError, match="labels come in files whose names end in"):
+        load_labels(tmp_path / "l.pt", "gender", 4)

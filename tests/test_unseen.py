@@ -85,6 +85,7 @@ def test_an_audit_of_the_unseen_tests_and_trains_on_them_alone(workspace, capsys
     ("command", "arguments", "says"),
     [
         (attack.main, ["audit_whom=unseen", "attack=audit"], "add labels_seen=0.5"),
+        (attack.main, ["audit_whom=unseen", "labels_seen=0.5"], "audit_whom is for audits"),
         (main.main, ["method=leace", "labels_seen=0.01"], "shows nobody of some gender"),
         (main.main, ["method=leace", "labels_seen=0"], "labels_seen"),
         (
@@ -97,3 +98,14 @@ def test_an_audit_of_the_unseen_tests_and_trains_on_them_alone(workspace, capsys
 def test_what_a_user_can_get_wrong(workspace, capsys, command, arguments, says):
     assert command(arguments) == 2
     assert says in capsys.readouterr().err
+
+
+def test_an_originals_audits_of_different_shares_lie_side_by_side(workspace):
+    assert main.main(TINY) == 0
+    chosen = [*FEW, "audit_whom=unseen", "labels_seen=[0.5, 0.25]", "record=rows/"]
+    assert attack.main(chosen) == 0
+    found = sorted(Path("exp_results/ncf/ml-100k/original").rglob("audit*unseen*.json"))
+    users = [json.loads(path.read_text())["users"]["test"] for path in found]
+    assert sorted(users) == [20, 30]
+    settings = pd.read_csv("rows/audits.csv")["settings"]
+    assert settings.nunique() == 2

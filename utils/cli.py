@@ -161,6 +161,9 @@ def _run_all(command: Command, configs: list[Any]) -> int:
     for config in configs:
         unique.setdefault(command.same(config), config)
     configs = list(unique.values())
+    outputs = [one.output for one in configs if getattr(one, "output", None)]
+    if len(set(outputs)) < len(outputs):
+        raise UserError("runs of a sweep would write over each other's output; give each its own")
     if len(configs) == 1:
         set_threads(configs[0].threads)
         return _gate(command.run(configs[0]))

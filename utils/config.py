@@ -151,8 +151,8 @@ class RunConfig:
     """
     output: File | None = key(None, Group.PLACE)
     """Where to write the edited embedding besides the run folder, in the format of this name: the
-    same as the file's keeps all else that it holds, another has ids and vectors. FILE.manifest.json
-    beside it says what was done."""
+    same as the file's keeps all else that it holds, another has ids and vectors. Beside it a run
+    writes FILE.manifest.json: what was done."""
     eraser: File | None = key(None, Group.PLACE)
     """A fitted eraser (weights/eraser.safetensors of a run) to apply to user_embedding instead of
     fitting a method: to users who came later, without labels. Needs output=FILE."""

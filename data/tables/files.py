@@ -3,8 +3,10 @@
 import logging
 from pathlib import Path
 
+import numpy as np
+
 from data.tables.formats import NPY, format_of
-from data.tables.user_table import UserTable, check_table
+from data.tables.user_table import UserTable, check_table, is_table
 from utils.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -24,7 +26,10 @@ def load_tables(path: Path, name: str | None = None) -> list[UserTable]:
         UserError: no such file, none of it a table, none of that name, a value that is not finite
             in float32, an id that is there twice, or different numbers of users.
     """
-    tables = format_of(path).read(path)
+    form = format_of(path)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; name one file of it")
+    tables = [table for table in form.read(path) if is_table(table.vectors)]
     if not tables:
         raise UserError(f"{path} must hold a float array (n_users, d), and has none")
     if name is not None:
@@ -66,7 +71,30 @@ def save_table(path: Path, table: UserTable, like: Path) -> None:
     """Write a table that was read from `like`, in the format of `path`'s name: in the same format
     with all else that `like` holds, in another with the ids alone.
     """
-    form = format_of(path)
+    form, own = format_of(path), format_of(like)
+    if form is own and (copies := _copies(own.read(like), table)):
+        log.warning(
+            "%s: %s hold the vectors as they were, and are left so; edit them too, or leave "
+            "them out",
+            path,
+            ", ".join(copies),
+        )
     if form is NPY and table.ids is not None:
         log.warning("%s: .npy holds no ids; its rows are in the order of %s", path, like)
-    form.save(path, table, like if form is format_of(like) else None)
+    form.save(path, table, like if form is own else None)
+
+
+def _copies(tables: list[UserTable], edited: UserTable) -> list[str]:
+    """Names of other tables that hold the same users' vectors as before, such as a copy, or all
+    nodes' in one.
+    """
+    (before,) = (table.vectors for table in tables if table.name == edited.name)
+    n, d = before.shape
+    return [
+        table.name
+        for table in tables
+        if table.name != edited.name
+        and table.vectors.shape[1] == d
+        and len(table.vectors) >= n
+        and np.array_equal(table.vectors[:n], before)
+    ]

@@ -5,7 +5,9 @@ tensors, columns), `save` with `like` keeps all of it and changes the table alon
 """
 
 import contextlib
+import csv as csv_module
 import io
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from data.tables.user_table import UserTable, as_ids, id_column, is_table
+from data.tables.user_table import UserTable, as_ids, id_column, is_table, numbers_rows
 from utils.errors import UserError, first_line
 from utils.runs.files import replace_file
 
@@ -50,9 +52,13 @@ def reading(path: Path, what: str) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
-    except (UserError, PermissionError):
+    except (UserError, MemoryError, ImportError):
         raise
     except Exception as error:
+        if (
+            isinstance(error, OSError) and error.errno is not None
+        ):  # the disk's fault, not the file's
+            raise
         raise UserError(f"{path} is not a {what} file ({first_line(error)})") from None
 
 
@@ -60,7 +66,7 @@ def _named(path: Path, arrays: Mapping[str, Any]) -> list[UserTable]:
     """The tables among a file's arrays, with the ids if an array of as many ids is there.
 
     Raises:
-        UserError: none is a table; says what they are.
+        UserError: none is a table, or there are ids and they are of no table; says what they are.
     """
     tables = {name: array for name, array in arrays.items() if is_table(array)}
     if not tables:
@@ -68,12 +74,24 @@ def _named(path: Path, arrays: Mapping[str, Any]) -> list[UserTable]:
         raise UserError(
             f"{path} must hold a float array (n_users, d), got {', '.join(found[:5]) or 'nothing'}"
         )
-    named = id_column(name for name, array in arrays.items() if array.ndim == 1)
-    ids = as_ids(arrays[named]) if named else None
-    return [
-        UserTable(name, array, ids if ids is not None and len(ids) == len(array) else None)
-        for name, array in tables.items()
-    ]
+    flat = {
+        name: array.reshape(len(array))
+        for name, array in arrays.items()
+        if array.ndim == 1 or (array.ndim == 2 and array.shape[1] == 1 and array.dtype.kind != "f")
+    }
+    if named := id_column(flat):
+        sizes = {len(array) for array in tables.values()}
+        fitting = id_column(name for name, array in flat.items() if len(array) in sizes)
+        if not fitting:
+            raise UserError(
+                f"{path}: {named} has {len(flat[named])} ids, and no table has as many rows"
+            )
+        ids = as_ids(flat[fitting])
+        return [
+            UserTable(name, array, ids if len(ids) == len(array) else None)
+            for name, array in tables.items()
+        ]
+    return [UserTable(name, array) for name, array in tables.items()]
 
 
 # NumPy
@@ -118,6 +136,10 @@ def _save_npz(path: Path, table: UserTable, like: Path | None) -> None:
 # torch and safetensors
 
 
+READABLE = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int32, torch.int64)
+"""Of vectors and ids; tensors of other kinds are left as they are."""
+
+
 def _array(tensor: torch.Tensor) -> np.ndarray:
     """A tensor as an array; bfloat16, which NumPy has not, as float32."""
     tensor = tensor.detach()
@@ -141,8 +163,9 @@ def _leaves(content: Any, name: str = "") -> Iterator[tuple[str, np.ndarray]]:
     if isinstance(content, Mapping):
         for key, value in content.items():
             yield from _leaves(value, f"{name}.{key}" if name else str(key))
-    elif isinstance(content, torch.Tensor) and not content.is_sparse:
-        yield name or "user_embedding", _array(content)
+    elif isinstance(content, torch.Tensor):
+        if content.dtype in READABLE and content.layout == torch.strided and not content.is_meta:
+            yield name or "user_embedding", _array(content)
     elif isinstance(content, (list, tuple)) and all(isinstance(x, (str, int)) for x in content):
         yield name, np.asarray(content, dtype=object)
 
@@ -159,10 +182,17 @@ def _exchanged(content: Any, table: UserTable, name: str = "") -> Any:
             key: _exchanged(value, table, f"{name}.{key}" if name else str(key))
             for key, value in content.items()
         }
-        return OrderedDict(made) if isinstance(content, OrderedDict) else made
-    if (name or "user_embedding") == table.name and isinstance(content, torch.Tensor):
+        if not isinstance(content, OrderedDict):
+            return made
+        again = OrderedDict(made)
+        if hasattr(content, "_metadata"):  # versions of the modules of a state_dict
+            again._metadata = content._metadata  # type: ignore[attr-defined]
+        return again
+    if not isinstance(content, torch.Tensor):
+        return content
+    if (name or "user_embedding") == table.name:
         return torch.from_numpy(np.ascontiguousarray(table.vectors)).to(content.dtype)
-    return content
+    return content.clone()  # a view would bring all that it is a view of, the old vectors too
 
 
 def _save_torch(path: Path, table: UserTable, like: Path | None) -> None:
@@ -187,7 +217,8 @@ def _read_safetensors(path: Path) -> list[UserTable]:
     with reading(path, "safetensors"):
         path.open("rb").close()  # its own error names no file
         tensors, _ = _load_safetensors(path)
-        return _named(path, {name: _array(tensor) for name, tensor in tensors.items()})
+        readable = {name: one for name, one in tensors.items() if one.dtype in READABLE}
+        return _named(path, {name: _array(tensor) for name, tensor in readable.items()})
 
 
 def _save_safetensors(path: Path, table: UserTable, like: Path | None) -> None:
@@ -214,7 +245,9 @@ def _whole(path: Path, ids: np.ndarray) -> list[int]:
             f"{path}: safetensors hold numbers alone, and a user id is no whole number; take "
             "output=FILE.parquet or .csv"
         ) from None
-    if any(str(number) != one for number, one in zip(numbers, ids, strict=True)):
+    if any(
+        str(number) != one or abs(number) >= 2**63 for number, one in zip(numbers, ids, strict=True)
+    ):
         raise UserError(
             f"{path}: safetensors hold numbers alone, and an id such as 007 would become another; "
             "take output=FILE.parquet or .csv"
@@ -230,21 +263,38 @@ VECTOR = "embedding"
 
 def _read_parquet(path: Path) -> list[UserTable]:
     with reading(path, "parquet"):
-        from pyarrow import parquet, types
+        from pyarrow import parquet
 
         frame = parquet.read_table(path)
-        names = frame.column_names
-        if len(set(names)) < len(names):
-            raise UserError(f"{path} has two columns of one name")
-        found = id_column(names) or next((n for n in names if n == "__index_level_0__"), None)
+        found, vectors = _parts(path, frame)
         ids = as_ids(frame[found].to_pylist()) if found else None
-        lists = (types.is_list, types.is_large_list, types.is_fixed_size_list)
-        vectors = [n for n in names if any(of(frame.schema.field(n).type) for of in lists)]
+        if ids is not None and not id_column([str(found)]) and numbers_rows(ids):
+            ids = None  # pandas' own count of the rows
         if vectors:
             arrays = {name: _stacked(path, name, frame[name]) for name in vectors}
         else:
-            arrays = {"user_embedding": _columns(path, frame.to_pandas(), found)}
+            arrays = {
+                "user_embedding": _columns(path, frame.to_pandas(ignore_metadata=True), found)
+            }
         return [UserTable(name, array, ids) for name, array in arrays.items() if is_table(array)]
+
+
+def _parts(path: Path, frame: Any) -> tuple[str | None, list[str]]:
+    """The names of the column of ids, a pandas index too, and of the columns of vectors."""
+    from pyarrow import types
+
+    names = frame.column_names
+    if len(set(names)) < len(names):
+        raise UserError(f"{path} has two columns of one name")
+    index = (frame.schema.pandas_metadata or {}).get("index_columns", [])
+    found = id_column(names) or next((name for name in index if name in names), None)
+    lists = (types.is_list, types.is_large_list, types.is_fixed_size_list)
+    kinds = {name: frame.schema.field(name).type for name in names}
+    return found, [
+        name
+        for name, kind in kinds.items()
+        if any(of(kind) for of in lists) and types.is_floating(kind.value_type)
+    ]
 
 
 def _stacked(path: Path, name: str, column: Any) -> np.ndarray:
@@ -264,31 +314,41 @@ def _stacked(path: Path, name: str, column: Any) -> np.ndarray:
 
 
 def _columns(path: Path, frame: pd.DataFrame, ids: str | None) -> np.ndarray:
-    """(n, d) of a column a dimension, all but the ids'."""
+    """(n, d) of a column a dimension, all but the ids'.
+
+    Raises:
+        UserError: a column of text, or of whole numbers among others: an age is no dimension.
+    """
     numbers = frame.drop(columns=[ids] if ids in frame else [])
+    kinds = {dtype.kind for dtype in numbers.dtypes}
     for name in numbers:
-        if numbers[name].dtype.kind not in "fiu":
+        kind = numbers[name].dtype.kind
+        if kind not in "fiu" or (kind in "iu" and "f" in kinds):
+            what = "whole numbers among floats" if kind in "iu" else "no numbers"
             raise UserError(
-                f'{path}: column "{name}" is not of numbers; name the column of ids user_id, and '
-                "leave other columns out"
+                f'{path}: column "{name}" has {what}; name the column of ids user_id, and leave '
+                "columns that are no dimensions out"
             )
     return numbers.to_numpy(np.result_type(np.float16, *numbers.dtypes), copy=True)
 
 
 def _save_parquet(path: Path, table: UserTable, like: Path | None) -> None:
     import pyarrow as pa
-    from pyarrow import parquet
+    from pyarrow import parquet, types
 
     if like:
         frame = parquet.read_table(like)
         if table.name in frame.column_names:
             frame = _with_column(frame, table.name, table.vectors)
         else:
-            found = id_column(frame.column_names) or "__index_level_0__"
+            found, _ = _parts(like, frame)
             names = [name for name in frame.column_names if name != found]
             for name, values in zip(names, table.vectors.T, strict=True):
                 place, kind = frame.column_names.index(name), frame.schema.field(name).type
-                frame = frame.set_column(place, name, pa.array(values).cast(kind))
+                numbers = pa.array(values)
+                if types.is_floating(kind):  # whole numbers would be cut
+                    numbers = numbers.cast(kind)
+                frame = frame.set_column(place, name, numbers)
     else:
         columns = {} if table.ids is None else {"user_id": _shortest(table.ids)}
         frame = pa.table(columns | {VECTOR: _lists(table.vectors)})
@@ -310,8 +370,9 @@ def _lists(vectors: np.ndarray) -> Any:
     import pyarrow as pa
 
     flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
-    offsets = np.arange(0, vectors.size + 1, vectors.shape[1], dtype=np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), flat)
+    kind, size = (pa.ListArray, np.int32) if vectors.size < 2**31 else (pa.LargeListArray, np.int64)
+    offsets = np.arange(0, vectors.size + 1, vectors.shape[1], dtype=size)
+    return kind.from_arrays(pa.array(offsets), flat)
 
 
 def _with_column(frame: Any, name: str, vectors: np.ndarray) -> Any:
@@ -336,43 +397,70 @@ def delimiter(path: Path) -> tuple[str, bool, int]:
     return mark, mark not in line, blank
 
 
-def _frame(path: Path) -> tuple[pd.DataFrame, str | None, bool]:
-    """A CSV file, the name of its ids' column, and whether it has a header."""
-    mark, _, _ = delimiter(path)
-    first = pd.read_csv(path, sep=mark, header=None, nrows=1, dtype=str, keep_default_na=False)
-    names = [str(name).split(":")[0] for name in first.iloc[0]]
-    header = not pd.to_numeric(pd.Series(names), errors="coerce").notna().all()
-    ids = id_column(names) or ("" if names[:1] == [""] else None)  # pandas' unnamed index
+@dataclass(frozen=True)
+class _Csv:
+    """A CSV file.
+
+    Attributes:
+        frame: its columns.
+        ids: the name of the ids' column.
+        counted: whether that is pandas' own count of the rows.
+        header: whether the first line has names.
+        mark: what parts the columns.
+    """
+
+    frame: pd.DataFrame
+    ids: str | None
+    counted: bool
+    header: bool
+    mark: str
+
+
+def _csv(path: Path) -> _Csv:
+    mark, _, blank = delimiter(path)
+    options: dict[str, Any] = {"sep": mark, "skiprows": blank, "encoding": "utf-8-sig"}
+    first = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False, **options)
+    names = [str(name) for name in first.iloc[0]]
+    counts = names[names[:1] == [""] :] == [str(n) for n in range(len(names) - (names[:1] == [""]))]
+    header = counts or not pd.to_numeric(pd.Series(names), errors="coerce").notna().all()
+    typed = {name.split(":")[0]: name for name in reversed(names)}  # RecBole's names say types
+    found = id_column(typed)
+    ids = typed[found] if found else "" if names[:1] == [""] else None  # pandas' unnamed index
     if header and len(set(names)) < len(names):
         raise UserError(f"{path} has two columns of one name")
     frame = pd.read_csv(
         path,
-        sep=mark,
         header=0 if header else None,
         names=names if header else None,
-        dtype=None if ids is None or not header else {ids: str},
-        encoding="utf-8-sig",
+        dtype={ids: str} if ids is not None and header else None,
+        keep_default_na=False,  # "NA" is an id
+        na_values=[""],
         index_col=False,
+        **options,
     )
-    return frame, ids if header else None, header
+    ids = ids if header else None
+    counted = ids == "" and numbers_rows(as_ids(frame[ids]))
+    return _Csv(frame, ids, counted, header, mark)
 
 
 def _read_csv(path: Path) -> list[UserTable]:
     with reading(path, "CSV"):
-        frame, found, _ = _frame(path)
-        ids = as_ids(frame[found].fillna("")) if found is not None else None
-        array = _columns(path, frame, found)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # a line longer than the header
+            csv = _csv(path)
+        array = _columns(path, csv.frame, csv.ids)
+        ids = None if csv.ids is None or csv.counted else as_ids(csv.frame[csv.ids])
         return [UserTable("user_embedding", array, ids)] if is_table(array) else []
 
 
 def _save_csv(path: Path, table: UserTable, like: Path | None) -> None:
     header = True
     if like:
-        frame, found, header = _frame(like)
-        names = [name for name in frame if name != found]
-        frame = frame.astype(dict.fromkeys(names, table.vectors.dtype))
+        csv = _csv(like)
+        names = [name for name in csv.frame if name != csv.ids]
+        frame = csv.frame.astype(dict.fromkeys(names, table.vectors.dtype))
         frame[names] = table.vectors
-        mark, _, _ = delimiter(like)
+        mark, header = csv.mark, csv.header
     else:
         # names that are no numbers make the first line a header
         frame = pd.DataFrame(table.vectors).add_prefix("d")
@@ -422,40 +510,42 @@ USEREMB = ("uid:token", "user_emb:float_seq")
 """Columns of a RecBole file of users' vectors."""
 
 
+def _useremb(path: Path) -> tuple[pd.DataFrame, str, str]:
+    """Such a file as text, and its columns of ids and of vectors."""
+    frame = pd.read_csv(
+        path, sep="\t", dtype=str, keep_default_na=False, quoting=csv_module.QUOTE_NONE
+    )
+    tokens = [name for name in frame if name.endswith(":token")]
+    vectors = [name for name in frame if name.endswith(":float_seq")]
+    if len(tokens) != 1 or len(vectors) != 1:
+        raise UserError(
+            f"{path} must have a column of type token and one of type float_seq, tabs between; "
+            f"it has: {', '.join(frame)}"
+        )
+    return frame, tokens[0], vectors[0]
+
+
 def _read_useremb(path: Path) -> list[UserTable]:
     with reading(path, "RecBole .useremb"):
-        frame = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
-        tokens = [name for name in frame if name.endswith(":token")]
-        vectors = [name for name in frame if name.endswith(":float_seq")]
-        if len(tokens) != 1 or len(vectors) != 1:
-            raise UserError(
-                f"{path} must have a column of type token and one of type float_seq, tabs between; "
-                f"it has: {', '.join(frame)}"
-            )
-        rows = [row.split() for row in frame[vectors[0]]]
+        frame, tokens, vectors = _useremb(path)
+        rows = [row.split() for row in frame[vectors]]
         lengths = {len(row) for row in rows}
         if len(lengths) != 1:
-            raise UserError(f"{path}: vectors of {min(lengths)} and of {max(lengths)} numbers")
-        name = vectors[0].removesuffix(":float_seq")
+            raise UserError(f"{path}: not every vector has as many numbers")
         array = np.array(rows, dtype=np.float32)
-        return [UserTable(name, array, as_ids(frame[tokens[0]]))]
+        return [UserTable(vectors.removesuffix(":float_seq"), array, as_ids(frame[tokens]))]
 
 
 def _save_useremb(path: Path, table: UserTable, like: Path | None) -> None:
-    columns = USEREMB
     if like:
-        with like.open(encoding="utf-8") as file:
-            header = file.readline().rstrip("\r\n").split("\t")
-        tokens, vectors = (":token", ":float_seq")
-        columns = (
-            next(name for name in header if name.endswith(tokens)),
-            next(name for name in header if name.endswith(vectors)),
-        )
-    ids = np.arange(len(table.vectors)).astype(str) if table.ids is None else table.ids
+        frame, _, vectors = _useremb(like)
+    else:
+        ids = np.arange(len(table.vectors)).astype(str) if table.ids is None else table.ids
+        frame, vectors = pd.DataFrame({USEREMB[0]: ids}), USEREMB[1]
     digits = TEXT_DIGITS[table.vectors.dtype]
-    rows = [" ".join(f"{x:.{digits}g}" for x in row) for row in table.vectors]
+    frame[vectors] = [" ".join(f"{x:.{digits}g}" for x in row) for row in table.vectors]
     with replace_file(path) as file:
-        pd.DataFrame({columns[0]: ids, columns[1]: rows}).to_csv(file, sep="\t", index=False)
+        frame.to_csv(file, sep="\t", index=False, quoting=csv_module.QUOTE_NONE)
 
 
 NPY = Format("NumPy array", _read_npy, _save_npy)

@@ -9,13 +9,16 @@ import pandas as pd
 
 from data.dataset import Attribute
 from data.tables.formats import delimiter, read_arrays, reading
-from data.tables.user_table import PAD, as_ids, id_column
+from data.tables.user_table import PAD, as_ids, id_column, numbers_rows
 from utils.errors import UserError, first_line
 
 log = logging.getLogger(__name__)
 
 FEW = 20
 """A class of fewer users is warned of: hardly anything can be said of it."""
+
+ENDINGS = (".csv", ".tsv", ".txt", ".user", ".parquet", ".npy", ".npz")
+"""Of the names of files of labels."""
 
 MOST_CLASSES = 1000
 """More classes than this are no attribute, but a column of something else."""
@@ -83,6 +86,8 @@ def by_id(path: Path, column: LabelColumn, ids: np.ndarray) -> pd.Series:
     assert column.ids is not None
     if not len(column.ids):
         raise UserError(f"{path} has no labels")
+    if (missing := np.flatnonzero(column.ids == "")).size:
+        raise UserError(f"{path}: row {missing[0]} of the labels has no user id")
     index = pd.Index(column.ids)
     if index.has_duplicates:
         raise UserError(f"{path}: the user id {index[index.duplicated()][0]} is there twice")
@@ -95,7 +100,8 @@ def by_id(path: Path, column: LabelColumn, ids: np.ndarray) -> pd.Series:
             f'{path} has no label of any of the embedding\'s users: ids there are like "{index[0]}"'
             f', in the embedding like "{ids[-1]}"'
         )
-    log.info(
+    log.log(
+        logging.INFO if matched == len(ids) - nobody else logging.WARNING,
         "%s: joined by id; %d of %d users have a line, %d lines are of nobody%s",
         path,
         matched,
@@ -115,18 +121,27 @@ def by_row(path: Path, column: LabelColumn, n_users: int, table_has_ids: bool) -
         UserError: another number of rows.
     """
     if len(column.values) != n_users:
-        padded = len(column.values) == n_users - 1
         raise UserError(
             f"{path} holds {len(column.values)} labels, the embedding has {n_users} rows: one "
-            "label a row, in the same order, or ids in both files"
-            + (" (RecBole's row 0 is nobody: give it an empty label)" if padded else "")
+            "label a row, in the same order, or ids in both files (RecBole's row 0 is nobody: an "
+            "empty label)"
         )
     if column.ids is None:
         if table_has_ids:
-            log.info("%s has no ids, the embedding has: labels are taken row by row", path)
+            log.warning(
+                "%s has no column of ids that is known as one, the embedding has: labels are taken "
+                "row by row",
+                path,
+            )
         return column.values
-    order = _row_numbers(column.ids)
+    order = _row_numbers(column.ids, 0)
     if order is None:
+        counted = _row_numbers(column.ids, 1)
+        if counted is not None and (np.diff(counted) < 0).any():
+            raise UserError(
+                f"{path}: its ids are 1 to {n_users} in another order, and the embedding has none "
+                "to join them with; sort it, or add the ids to the embedding"
+            )
         log.warning(
             "%s has ids, the embedding has none: labels are taken row by row, so that the first "
             'row is user "%s"',
@@ -140,9 +155,9 @@ def by_row(path: Path, column: LabelColumn, n_users: int, table_has_ids: bool) -
     return pd.Series(values, dtype=object)
 
 
-def _row_numbers(ids: np.ndarray) -> np.ndarray | None:
-    """The ids as numbers, if they are 0 .. n - 1 in any order."""
-    numbers = pd.to_numeric(pd.Series(ids), errors="coerce").to_numpy()
+def _row_numbers(ids: np.ndarray, first: int) -> np.ndarray | None:
+    """The ids less `first`, if these are 0 .. n - 1 in any order."""
+    numbers = pd.to_numeric(pd.Series(ids), errors="coerce").to_numpy() - first
     return numbers.astype(int) if np.array_equal(np.sort(numbers), np.arange(len(ids))) else None
 
 
@@ -186,9 +201,12 @@ def class_name(label: str) -> str:
 
 def read_labels(path: Path, name: str) -> LabelColumn:
     """The labels in a file, as spelt, with the ids if it has some; raises as `load_labels`."""
-    if path.suffix == ".npy":
+    suffix = path.suffix.lower()
+    if suffix not in ENDINGS:
+        raise UserError(f"{path}: labels come in files whose names end in {', '.join(ENDINGS)}")
+    if suffix == ".npy":
         return LabelColumn(_as_text(path, read_arrays(path)["user_embedding"]))
-    if path.suffix == ".npz":
+    if suffix == ".npz":
         arrays = read_arrays(path)
         which = next((one for one in (name, "labels") if one in arrays), None)
         if which is None:
@@ -198,7 +216,7 @@ def read_labels(path: Path, name: str) -> LabelColumn:
         if ids is not None and len(ids) != len(arrays[which]):
             raise UserError(f"{path}: {len(ids)} {found} for {len(arrays[which])} {which}")
         return LabelColumn(_as_text(path, arrays[which]), ids)
-    frame = _parquet(path) if path.suffix == ".parquet" else _text(path)
+    frame = _parquet(path, name) if suffix == ".parquet" else _text(path)
     if list(frame).count(name) != 1:
         times = "no column" if name not in frame else "more than one column"
         raise UserError(
@@ -206,6 +224,9 @@ def read_labels(path: Path, name: str) -> LabelColumn:
             "attribute=COLUMN"
         )
     found = id_column(one for one in frame if one != name)
+    if found is None:  # pandas' index, unless it only counts rows
+        found = next((one for one in ("", "__index_level_0__") if one in frame), None)
+        found = None if found is not None and numbers_rows(frame[found].to_numpy()) else found
     return LabelColumn(frame[name], None if found is None else as_ids(frame[found]))
 
 
@@ -225,20 +246,18 @@ def _as_text(path: Path, array: np.ndarray) -> pd.Series:
     return pd.Series([str(label) for label in array.tolist()], dtype=object)
 
 
-def _parquet(path: Path) -> pd.DataFrame:
-    """A parquet file's columns as text."""
+def _parquet(path: Path, name: str) -> pd.DataFrame:
+    """A parquet file's columns of labels and ids as text."""
     with reading(path, "parquet"):
         from pyarrow import parquet
 
-        table = parquet.read_table(path)
-        columns = {name: table[name].to_pylist() for name in table.column_names}
-        return pd.DataFrame(
-            {
-                name: as_ids(["" if one is None or one != one else one for one in column])
-                for name, column in columns.items()
-            },
-            dtype=object,
-        )
+        names = parquet.read_schema(path).names
+        index = [one for one in names if one == "__index_level_0__"]
+        found = id_column(one for one in names if one != name) or next(iter(index), None)
+        if names.count(name) != 1:
+            return pd.DataFrame(columns=names)
+        table = parquet.read_table(path, columns=[name, *([found] if found else [])])
+        return pd.DataFrame({one: as_ids(table[one].to_pylist()) for one in table.column_names})
 
 
 def _text(path: Path) -> pd.DataFrame:

@@ -14,6 +14,11 @@ from utils.runs.files import file_checksum
 VERSION = 1
 
 
+def manifest_path(target: Path) -> Path:
+    """Where it stands."""
+    return target.with_name(f"{target.name}.manifest.json")
+
+
 def manifest(
     source: Path,
     table: UserTable,

@@ -1,5 +1,6 @@
 """A table with a row a user, and the checks that it must pass."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,8 +14,13 @@ from utils.errors import UserError
 FLOATS = (np.float16, np.float32, np.float64)
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
-ID_NAMES = ("user_id", "user", "userid", "uid", "id", "user_ids", "ids", "index", "token")
-"""What a column or array of user ids may be called, in any case; the first one that is there."""
+ID_NAMES = (
+    *("userid", "user", "uid", "id", "userids", "users", "useridx", "customerid", "memberid"),
+    *("accountid", "ids", "index", "token"),
+)
+"""What a column or array of user ids may be called, in any case and without regard to blanks, -
+and _; the first one that is there.
+"""
 
 PAD = "[PAD]"
 """RecBole's name of row 0, which is nobody."""
@@ -26,7 +32,7 @@ SQUARED_WELL = 1e15
 """The squares of 10^8 such values still add up in float32, and those of their inverses are no 0."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class UserTable:
     """Vectors of users.
 
@@ -59,8 +65,8 @@ def is_table(array: np.ndarray) -> bool:
 
 def id_column(names: Iterable[str]) -> str | None:
     """The name among these that is of user ids, or None."""
-    lower = {name.lower(): name for name in reversed(list(names))}
-    return next((lower[name] for name in ID_NAMES if name in lower), None)
+    plain = {re.sub(r"[\s_-]", "", name.lower()): name for name in reversed(list(names))}
+    return next((plain[name] for name in ID_NAMES if name in plain), None)
 
 
 def as_ids(values: Iterable[Any]) -> np.ndarray:
@@ -74,18 +80,29 @@ def as_ids(values: Iterable[Any]) -> np.ndarray:
 
 
 def _id(value: Any) -> str:
+    if value is None or value != value:
+        return ""
     if isinstance(value, bytes):
         return value.decode(errors="replace")
     if isinstance(value, float) and value.is_integer():
+        if abs(value) >= 2**53:
+            raise UserError(
+                f"the user id {value:.0f} is a float, which can't tell it from the next"
+            )
         return str(int(value))
     return str(value)
+
+
+def numbers_rows(ids: np.ndarray) -> bool:
+    """Whether ids are 0, 1, ..., as pandas counts rows."""
+    return all(one == str(row) for row, one in enumerate(ids))
 
 
 def check_table(path: Path, table: UserTable) -> UserTable:
     """The table itself, if an attacker can work with it.
 
     Raises:
-        UserError: a value that is not finite in float32, or an id that is there twice.
+        UserError: a value that is not finite in float32, or an id that is missing or there twice.
     """
     embedding = table.vectors
     if not np.isfinite(embedding).all():
@@ -97,6 +114,8 @@ def check_table(path: Path, table: UserTable) -> UserTable:
             f"{path}: row {row} has the value {value:g}, beyond float32, in which the attackers "
             "compute; divide all by a constant"
         )
+    if table.ids is not None and (missing := np.flatnonzero(table.ids == "")).size:
+        raise UserError(f"{path}: row {missing[0]} has no user id")
     if table.ids is not None and (twice := pd.Series(table.ids).duplicated()).any():
         row = int(twice.to_numpy().argmax())
         raise UserError(f"{path}: the user id {table.ids[row]} of row {row} is there twice")

@@ -18,12 +18,12 @@ INTRODUCTION = (
     "lists. Half of the users trains the attackers, the other half tests them "
     "([how](../README.md#an-audit)). A leak is a worst attacker beyond 95 of 100 permutations of "
     "the tested labels, on either side of 0.5.",
-    "The rows: audits.csv beside this page, by `python main.py --config FILE` and `python attack.py "
-    "--config FILE` with configs/erasers_ml100k.json and erasers_audit_ml100k.json, erasers_ml1m.json "
-    "and erasers_audit_ml1m.json, on two CPU cores (AMD EPYC without AVX-512); this page by "
-    "`python -m utils.reproduction`. The methods' settings are their defaults everywhere. All "
-    "audits have the same halves (`attack_seed=0`), and models of different seeds share their "
-    "users: seeds are no independent samples of people.",
+    "The rows: audits.csv beside this page, by `python main.py --config FILE` and `python "
+    "attack.py --config FILE` with configs/erasers_ml100k.json and erasers_audit_ml100k.json, "
+    "erasers_ml1m.json and erasers_audit_ml1m.json, on two CPU cores (AMD EPYC without AVX-512); "
+    "this page by `python -m utils.reproduction`. The methods' settings are their defaults "
+    "everywhere. All audits have the same halves (`attack_seed=0`), and models of different seeds "
+    "share their users: seeds are no independent samples of people.",
 )
 
 WORST = (
@@ -55,8 +55,8 @@ LIMITS = (
     "Two data sets, the larger one with one seed and NCF alone; one attribute of two classes, one "
     "pair of halves: each verdict is exact for its halves, the counts are no frequencies. Users "
     "whose label the method has not seen are not protected. The lists leave out what a user is "
-    "known to have, which may tell of the history whatever the vectors are. LightGCN on ML-1M, age, "
-    "occupation and embeddings of other libraries were not audited.",
+    "known to have, which may tell of the history whatever the vectors are. LightGCN on ML-1M, "
+    "age, occupation and embeddings of other libraries were not audited.",
 )
 SCOPES = ("embedding", "tables", "served")
 
@@ -148,15 +148,14 @@ def _frame(folder: Path) -> pd.DataFrame:
     """Audits with the settings and seconds of their runs."""
     record = records.audits(folder)
     audits = pd.DataFrame(record.rows(), columns=list(record.columns), dtype=str)
+    audits = audits[audits["settings"] == ""].copy()  # of everyone, by the default keys
     runs: dict[str, dict[str, Any]] = {row["run"]: row for row in records.runs(folder).rows()}
     for column in ("auc", "leakage", "null_95", "p", "kept"):
         audits[column] = pd.to_numeric(audits[column])
     audits["leaks"] = audits["leaks"] == "yes"
     settings = [json.loads(runs.get(run, {}).get("settings") or "{}") for run in audits["run"]]
     audits["scope"] = [one.get("scope", "embedding") for one in settings]
-    audits["seconds"] = pd.to_numeric(
-        [runs.get(run, {}).get("seconds", "nan") for run in audits["run"]]
-    )
+    audits["seconds"] = [float(runs.get(run, {}).get("seconds", "nan")) for run in audits["run"]]
     edited = audits["method"].map(lambda method: METHODS[method].fit is not None)
     audits["seconds"] = audits["seconds"].where(edited)
     places = audits[audits["place"] != records.ALL_PLACES]

@@ -4,8 +4,8 @@
     train_log.log           what was printed, with times
     metrics.jsonl           a line an epoch, or 20 steps of unlearning
     weights/final_model.pth state_dict of the recommender (its name is `target_model`)
-    weights/user_embedding.npy (n_users, d) float32; of somebody else's file also the file itself,
-                            edited
+    weights/user_embedding.npy (n_users, d) float32
+    edited/                 somebody else's file, edited, if it is of another format
     weights/user_vectors.npz users' vectors by place: the model's tables, what it serves, and the
                             scores' widest directions
     weights/eraser.safetensors the fitted map, of a method whose map can be given to other users
@@ -80,7 +80,7 @@ def embedding_path(folder: Path) -> Path:
 def edited_path(folder: Path, source: Path) -> Path:
     """Where a run folder has somebody else's embedding, edited, in the format of its file."""
     own = embedding_path(folder)
-    return own if source.suffix == own.suffix else own.with_name(source.name)
+    return own if source.suffix.lower() == own.suffix else folder / "edited" / source.name
 
 
 def default(config: RunConfig | AttackConfig, key: str) -> Any:
