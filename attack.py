@@ -458,7 +458,7 @@ def target_file(config: AttackConfig, path: Path, table: UserTable) -> Target:
     assert config.labels  # checked at the door
     check_float32(path, table.vectors)
     attribute = load_labels(Path(config.labels), config.attribute, len(table.vectors), table.ids)
-    named = path.stem if path.suffix == ".npy" else path.name
+    named = path.stem if path.suffix in (".npy", ".npz") else path.name
     named += f".{table.name}" if config.table else ""
     beside = [path.with_name(f"{named}.attack{ending}") for ending in (".json", ".log")]
     return Target(str(path), path, table.vectors, attribute, *beside)

@@ -248,16 +248,16 @@ def test_a_sample_is_stratified_without_repetition_and_all_users_are_the_exact_l
 
 
 def test_every_step_draws_other_users_only_where_there_are_more_than_pairs_users():
-    theta, labels = users(n=50)
+    theta, labels = users(n=150)
 
     def loss(pairs_users):
         options = d2d.D2DOptions(pairs_users=pairs_users)
         return d2d.loss(theta, labels, options, numpy_generator(0))
 
-    exact = loss(50)
+    exact = loss(150)
     assert torch.equal(exact.gradient(theta), mmd_gradient(theta, labels))
     assert torch.equal(exact.gradient(theta), exact.gradient(theta))
-    few, again = loss(49), loss(49)
+    few, again = loss(149), loss(149)
     first = few.gradient(theta)
     assert not torch.equal(first, few.gradient(theta))
     assert torch.equal(first, again.gradient(theta))  # the same seed, the same draws

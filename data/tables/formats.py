@@ -6,6 +6,7 @@ tensors, columns), `save` with `like` keeps all of it and changes the table alon
 
 import contextlib
 import csv as csv_module
+import errno
 import io
 import warnings
 from collections import OrderedDict
@@ -52,12 +53,10 @@ def reading(path: Path, what: str) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
-    except (UserError, MemoryError, ImportError):
+    except (UserError, MemoryError, ImportError, PermissionError, IsADirectoryError):
         raise
     except Exception as error:
-        if (
-            isinstance(error, OSError) and error.errno is not None
-        ):  # the disk's fault, not the file's
+        if isinstance(error, OSError) and error.errno == errno.EIO:  # the disk's fault
             raise
         raise UserError(f"{path} is not a {what} file ({first_line(error)})") from None
 
