@@ -21,6 +21,7 @@ from methods.losses.objective import Objective
 from methods.unlearning import Optimizer, unlearn
 from models.training import step as trainer
 from tests.forked import command
+from utils import runtime
 from utils.config import Group
 from utils.errors import UserError, in_one_line
 from utils.messages import attack_remarks, remarks
@@ -442,6 +443,12 @@ def test_more_leakage_within_two_standard_errors_is_not_a_finding():
 
     assert attack_remarks(of(0.16, 546), of(0.1, 546)) == []
     assert len(attack_remarks(of(0.16, 5460), of(0.1, 5460))) == 1
+
+
+def test_a_package_under_another_name_does_not_cost_the_run(monkeypatch):
+    monkeypatch.setattr(runtime, "PACKAGES", ("numpy", "no-such-distribution"))
+    packages = runtime.environment(torch.device("cpu"))["packages"]
+    assert packages == {"numpy": np.__version__, "no-such-distribution": "unknown"}
 
 
 def test_summaries_record_what_a_repetition_needs(workspace):

@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -106,9 +106,17 @@ def environment(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {package: version(package) for package in PACKAGES},
+        "packages": {package: _version(package) for package in PACKAGES},
         "commit": _commit(),
     }
+
+
+def _version(package: str) -> str:
+    """Of a distribution, which may be installed under another name: xgboost as xgboost-cpu."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
 
 
 def versions() -> str:
