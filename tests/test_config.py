@@ -86,7 +86,8 @@ def test_the_schemas_for_editors_are_current(program, name, tmp_path, capsys):
     for path in shipped:
         content = json.loads(path.read_text())
         kinds.append(jsonschema.Draft202012Validator(schema).is_valid(content))
-        assert kinds[-1] == (("attack" in path.name) == (program is attack)), path
+        # a run's config with keys of both commands alone is an attack's too
+        assert kinds[-1] or ("attack" in path.name) != (program is attack), path
     assert {True, False} == set(kinds)
     for wrong in ({"seed": []}, {"seed": [-1]}, {"sed": 1}, {"attribute": "../x"}, {"device": 0}):
         assert not jsonschema.Draft202012Validator(schema).is_valid(wrong)
