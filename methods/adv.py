@@ -5,7 +5,7 @@ perceptron predicts the attribute from the batch's user embeddings and learns to
 reversed gradient makes the embeddings unlearn what helps it.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -27,6 +27,9 @@ class AdvOptions:
     """Scale of adv's gradient-reversal layer."""
     adv_width: Count = key(16)
     """Hidden units of adv's adversary."""
+    adv_init: Literal["xavier", "pytorch"] = key("xavier")
+    """How adv's adversary starts: Xavier's uniform weights and biases of zero, or as PyTorch has
+    linear layers start, and with it the artefact."""
 
 
 class _Reverse(torch.autograd.Function):
@@ -47,6 +50,22 @@ def reverse_gradient(x: Tensor, scale: float) -> Tensor:
     return _Reverse.apply(x, scale)
 
 
+def xavier(layer: nn.Linear, generator: torch.Generator) -> None:
+    """Glorot and Bengio (AISTATS 2010), biases of zero."""
+    nn.init.xavier_uniform_(layer.weight, generator=generator)
+    nn.init.zeros_(layer.bias)
+
+
+def pytorch(layer: nn.Linear, generator: torch.Generator) -> None:
+    """PyTorch's default: all uniform within 1 / sqrt(inputs)."""
+    bound = layer.in_features**-0.5
+    for weights in (layer.weight, layer.bias):
+        nn.init.uniform_(weights, -bound, bound, generator=generator)
+
+
+INITS = {"xavier": xavier, "pytorch": pytorch}
+
+
 class AdversaryPenalty(Penalty):
     """Cross-entropy of the adversary on the users of a batch.
 
@@ -56,6 +75,7 @@ class AdversaryPenalty(Penalty):
         width: the adversary's hidden units.
         scale: of the reversal layer.
         generator: draws the adversary's initial weights, on the CPU.
+        init: how; see AdvOptions.
     """
 
     def __init__(
@@ -65,6 +85,7 @@ class AdversaryPenalty(Penalty):
         width: int,
         scale: float,
         generator: torch.Generator,
+        init: str = AdvOptions.adv_init,
     ):
         super().__init__()
         self.labels, self.scale = labels, scale
@@ -72,11 +93,9 @@ class AdversaryPenalty(Penalty):
         self.layers = nn.Sequential(
             nn.Linear(embedding_size, width), nn.ReLU(), nn.Linear(width, classes)
         )
-        for name, weights in self.layers.named_parameters():
-            if name.endswith("weight"):
-                nn.init.xavier_uniform_(weights, generator=generator)
-            else:
-                nn.init.zeros_(weights)
+        for layer in self.layers:
+            if isinstance(layer, nn.Linear):
+                INITS[init](layer, generator)
         self.to(labels.device)
 
     def applies(self, batch: int) -> bool:
@@ -94,7 +113,14 @@ def penalty(
     labels: Tensor, embedding_size: int, options: AdvOptions, generator: torch.Generator
 ) -> Penalty:
     """As of every in-training method (see methods.base)."""
-    return AdversaryPenalty(labels, embedding_size, options.adv_width, options.adv_scale, generator)
+    return AdversaryPenalty(
+        labels,
+        embedding_size,
+        options.adv_width,
+        options.adv_scale,
+        generator,
+        options.adv_init,
+    )
 
 
 METHOD = Method("Adv-InT", AdvOptions, penalty=penalty)

@@ -1,16 +1,19 @@
 """Attack protocols: who trains, who tests, and whether a planted attribute is found."""
 
+import random
 import re
 
 import numpy as np
 import pytest
 import torch
+from sklearn.model_selection import cross_validate
+from xgboost import XGBClassifier
 
 from methods import d2d
 from methods.losses.regularizers import frobenius
 from methods.unlearning import Optimizer, unlearn
 from utils.audit import attackers
-from utils.audit.attackers import ATTACKERS
+from utils.audit.attackers import ATTACKERS, XGB_SETTINGS
 from utils.audit.leakage import summarise
 from utils.audit.protocols import Protocol, balanced_users, rounds
 from utils.audit.scores import out_of_sample
@@ -62,6 +65,26 @@ def test_cv_rounds_test_every_balanced_user_once_a_repeat():
         tested = np.concatenate([split.test for split in repeat])
         assert len(tested) == len(set(tested)) == 80
     assert set(splits[0].train) | set(splits[0].test) == set(splits[5].train) | set(splits[5].test)
+
+
+def test_cv_artefact_finds_what_a_script_of_its_kind_finds():
+    """Class after class, men by random.seed(4), folds in that order."""
+    embedding, labels = planted(1.0)
+    labels = np.where(np.arange(len(labels)) % 5 == 0, 1 - labels, labels)
+    labels[::7] = -1
+    women, men = (np.flatnonzero(labels == c).tolist() for c in (0, 1))
+    size = min(len(women), len(men))
+    assert len(women) != len(men)
+    random.seed(4)
+    drawn = [one if len(one) == size else random.sample(one, size) for one in (women, men)]
+    users = np.concatenate(drawn)
+    x, y = embedding[users].astype(np.float32), labels[users]
+    expected = cross_validate(XGBClassifier(**XGB_SETTINGS["cv"]), x, y, cv=5, scoring="roc_auc")
+    artefact = protocol("cv-artefact", folds=5, repeats=3, seed=9)
+    found = attack(embedding, labels, ["xgb"], artefact, jobs=1)
+    assert found["rounds"] == 15
+    mean = found["attackers"]["xgb"]["auc"]["mean"]
+    assert mean == pytest.approx(expected["test_score"].mean())
 
 
 @pytest.mark.parametrize("name", ["shadow", "cv"])

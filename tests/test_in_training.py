@@ -73,6 +73,18 @@ def test_the_adversary_descends_while_the_embedding_ascends():
     assert [tuple(p.shape) for p in forward.parameters()] == [(16, 6), (16,), (2, 16), (2,)]
 
 
+def test_the_adversary_starts_as_asked():
+    _, labels = embedding_and_labels()
+    for init, biases in (("xavier", False), ("pytorch", True)):
+        made = AdversaryPenalty(labels, 6, 16, 0.5, torch_generator(0), init).layers
+        for layer in (made[0], made[2]):
+            inputs, outputs = layer.in_features, layer.out_features
+            bound = {"xavier": (6 / (inputs + outputs)) ** 0.5, "pytorch": inputs**-0.5}[init]
+            assert 0.8 * bound < layer.weight.abs().max() <= bound
+            assert bool(layer.bias.any()) == biases
+            assert layer.bias.abs().max() <= bound
+
+
 def test_the_adversary_ignores_unknown_users_and_survives_a_batch_of_them():
     theta, labels = embedding_and_labels()
     theta = theta.detach().float()

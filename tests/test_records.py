@@ -50,7 +50,7 @@ FIRST_DEFAULTS = {
     "test_negatives": "different", "split_seed": 0, "regularizer": "frobenius",
     "unlearn_steps": 500, "unlearn_lr": 0.001, "unlearn_optimizer": "adam",
     "unlearn_tolerance": 0.0, "ranking_top": 20, "ranking_margin": 0.05,
-    "unlearn_scale": None, "kernel_width": "mean", "pairs_users": 20_000,
+    "unlearn_scale": None, "kernel_width": "mean", "pairs_users": 20_000, "adv_init": "xavier",
 }  # fmt: skip
 
 

@@ -228,17 +228,17 @@ class AttackConfig:
     audit_whom: Literal["everyone", "unseen"] = key("everyone", Group.AUDIT, sweep=True)
     """attack "audit": "unseen" = only users whose label the method was not shown (labels_seen);
     half of them trains the attackers, the other half tests them."""
-    protocol: Literal["shadow", "cv"] = key("shadow", Group.PLACE, sweep=True)
+    protocol: Literal["shadow", "cv", "cv-artefact"] = key("shadow", Group.PLACE, sweep=True)
     """"shadow" trains on a small exposed share (the 2023 paper), "cv" cross-validates (what the
-    artefact runs)."""
+    artefact runs); "cv-artefact" does so with the artefact's own draw of users and folds."""
     shadow_ratio: Annotated[Number, Field(gt=0, le=0.9)] = key(0.1, Group.ATTACK)
     """protocol "shadow": share of the balanced users whose labels the attacker knows."""
     draws: Count = key(10, Group.ATTACK)
     """protocol "shadow": how many times the balanced users and their split are drawn."""
     folds: Annotated[Count, Field(ge=2)] = key(5, Group.ATTACK)
-    """protocol "cv": folds."""
+    """protocols "cv" and "cv-artefact": folds."""
     repeats: Count = key(3, Group.ATTACK)
-    """protocol "cv": how many times the balanced users are split in folds."""
+    """The same: how many times the balanced users are split in folds."""
     attack_seed: Natural = key(0, Group.ATTACK)
     """Seed of the draws and the attackers."""
     user_embedding: File | None = key(None, Group.PLACE)

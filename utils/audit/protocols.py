@@ -6,13 +6,18 @@ shadow  (MM23) a small share of the balanced users is exposed with labels and tr
         attacker; the rest tests it. Users and split are drawn anew `draws` times.
 cv      (the artefact; behind RC25's Table 3) stratified cross-validation with `folds` folds,
         repeated `repeats` times on balanced users that are drawn once.
+
+cv-artefact is cv to the letter of the artefact's code, where cv has seeds: users are drawn by
+Python's random.seed(4), whatever the seed, and the folds are not shuffled, so that every repeat has
+the same and differs in the attackers' seeds alone.
 """
 
 import math
+import random
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.model_selection import RepeatedStratifiedKFold, train_test_split
+from sklearn.model_selection import RepeatedStratifiedKFold, StratifiedKFold, train_test_split
 
 from utils.config import AttackConfig
 from utils.errors import UserError
@@ -29,6 +34,11 @@ class Protocol:
     folds: int
     repeats: int
     seed: int
+
+    @property
+    def family(self) -> str:
+        """Which settings the papers' attackers have: "shadow" or "cv"."""
+        return "shadow" if self.name == "shadow" else "cv"
 
     @classmethod
     def of(cls, config: AttackConfig) -> "Protocol":
@@ -59,6 +69,20 @@ def balanced_users(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.sort(np.concatenate(chosen))
 
 
+ARTEFACT_SEED = 4
+
+
+def artefact_users(labels: np.ndarray) -> np.ndarray:
+    """Balanced users as the artefact draws and orders them: class after class, in the drawing's
+    order where a class is sampled, by number where it is taken whole.
+    """
+    generator = random.Random(ARTEFACT_SEED)
+    classes = [np.flatnonzero(labels == c).tolist() for c in np.unique(labels[labels >= 0])]
+    size = min(map(len, classes))
+    drawn = [users if len(users) == size else generator.sample(users, size) for users in classes]
+    return np.concatenate(drawn)
+
+
 def rounds(labels: np.ndarray, protocol: Protocol) -> list[Round]:
     """The splits of a protocol.
 
@@ -82,6 +106,10 @@ def rounds(labels: np.ndarray, protocol: Protocol) -> list[Round]:
             f"the smallest class has {smallest} users, fewer than folds {protocol.folds}; {able}"
             "leave that class out of the labels, or join it with another"
         )
+    if protocol.name == "cv-artefact":
+        users = artefact_users(labels)
+        folds = StratifiedKFold(protocol.folds).split(users, labels[users])
+        return [Round(users[train], users[test]) for train, test in folds] * protocol.repeats
     users = balanced_users(labels, numpy_generator(protocol.seed, "balance"))
     splitter = RepeatedStratifiedKFold(
         n_splits=protocol.folds,

@@ -68,7 +68,7 @@ def out_of_sample(
     features = embedding.astype(np.float32)
     work = (
         delayed(train_and_score)(
-            ATTACKERS[name](settings or protocol.name, seed32(protocol.seed, "attacker", number)),
+            ATTACKERS[name](settings or protocol.family, seed32(protocol.seed, "attacker", number)),
             features,
             labels,
             split,

@@ -319,7 +319,8 @@ def has_attack(
 
 def _attack_which(config: AttackConfig, groups: Groups) -> dict[str, Any]:
     # all of a protocol's settings belong to one group; those of the other protocol say nothing
-    other = {"shadow": ("folds", "repeats"), "cv": ("shadow_ratio", "draws")}[config.protocol]
+    of_cv, of_shadow = ("folds", "repeats"), ("shadow_ratio", "draws")
+    other = of_cv if config.protocol == "shadow" else of_shadow
     settings = {
         key: value
         for key, value in identity(config, [Group.ATTACK]).items()
