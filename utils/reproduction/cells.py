@@ -9,7 +9,7 @@ The published cells' own errors are unknown and not counted, which makes the rul
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -44,6 +44,10 @@ class Measured:
     def error(self) -> float:
         """Standard error."""
         return math.hypot(self.std / math.sqrt(self.n), self.sampling)
+
+    def folded(self) -> "Measured":
+        """The same of who may flip every answer: not below a half."""
+        return replace(self, mean=max(self.mean, 1 - self.mean))
 
 
 def measured(values: Sequence[float], sampling: float) -> Measured:
