@@ -8,6 +8,7 @@ from contextlib import nullcontext
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 from scipy.stats import kstest, norm
 from sklearn.metrics import roc_auc_score
 
@@ -16,7 +17,7 @@ import main
 from tests.simple import admit
 from utils.audit import scores
 from utils.audit.attackers import ATTACKERS
-from utils.audit.baselines import history_baselines, list_vectors, widest
+from utils.audit.baselines import history_baselines, list_vectors, popular_lists, widest
 from utils.audit.groups import friedman_rafsky
 from utils.audit.halves import attack_places, halves, participants, worst
 from utils.audit.statistics import (
@@ -253,6 +254,16 @@ def test_baselines_by_hand():
     )
 
 
+def test_popular_lists_leave_out_what_a_user_has():
+    rng = np.random.default_rng(0)
+    seen = rng.random((30, 12)) < 0.4
+    seen[0], seen[1], seen[2, 1:] = True, False, True
+    popularity = seen.sum(0)
+    for user, shown in enumerate(popular_lists(csr_array(seen.astype(np.float32)), 5)):
+        order = sorted(range(12), key=lambda item: (seen[user, item], -popularity[item], item))
+        assert shown.tolist() == order[:5]
+
+
 def test_lists_become_vectors_with_the_same_inner_products():
     lists = np.array([[0, 1], [0, 2], [5, 6], [1, 0]])
     vectors = list_vectors(lists, 0)
@@ -281,7 +292,13 @@ def test_an_audit_of_a_run_takes_all_places_and_compares_with_the_original(
     result = json.loads((folder / "audit-logistic-permutations-99.json").read_text())
     tables = {"ncf": ["gmf", "mlp"], "lgn": ["layer0", "propagated"]}[model]
     assert list(result["places"]) == [*tables, "scores", "lists"]
-    assert list(result["baselines"]) == ["activity", "popularity", "history", "random"]
+    assert list(result["baselines"]) == [
+        "activity",
+        "popularity",
+        "history",
+        "left out",
+        "random",
+    ]
     kept = result["utility"]["NDCG@10"]["change"]["kept"]
     before = json.loads((folder.parents[1] / "original/seed-0/summary.json").read_text())["test"]
     after = json.loads((folder / "summary.json").read_text())["test"]

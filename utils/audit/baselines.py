@@ -3,6 +3,9 @@
     activity    how many interactions a user has
     popularity  how popular the items of the history are: its share in each tenth of the catalogue
     history     the history itself: its widest directions by truncated SVD
+    left out    top lists without a recommender: the same most popular items for everyone, but for
+                those that a user has. What is left out of a list tells of the history, whatever the
+                vectors tell
     random      nothing: random vectors, as many dimensions as the user embedding
 
 What a place tells beyond these is its own leak; what it tells below them, imputation would tell
@@ -17,6 +20,9 @@ DIRECTIONS = 64
 """Of a wide table, the widest ones that attackers see."""
 
 TENTHS = 10
+
+LISTED = 20
+"""Items of a list, as main.py keeps them."""
 
 
 def history_baselines(
@@ -40,7 +46,26 @@ def history_baselines(
         "activity": np.log1p(activity)[:, None],
         "popularity": shares / np.maximum(activity, 1)[:, None],
         "history": widest(seen, seed),
+        "left out": list_vectors(popular_lists(seen, LISTED), seed),
     }
+
+
+def popular_lists(seen: csr_array, top: int) -> np.ndarray:
+    """(n_users, top): the most popular items that a user doesn't have, of equals the lower number
+    first. Who has nearly all is shown known ones at the end.
+
+    Args:
+        seen: (n_users, n_items), 1 where a user has an item.
+        top: at most n_items are shown.
+    """
+    ranked = np.argsort(-seen.sum(0), kind="stable")
+    lists = np.empty((seen.shape[0], min(top, len(ranked))), np.int32)
+    for user, shown in enumerate(lists):
+        items = seen.indices[seen.indptr[user] : seen.indptr[user + 1]]
+        head = ranked[: len(items) + len(shown)]
+        known = np.isin(head, items)
+        shown[:] = np.concatenate([head[~known], head[known]])[: len(shown)]
+    return lists
 
 
 def random_vectors(n_users: int, d: int, rng: np.random.Generator) -> np.ndarray:

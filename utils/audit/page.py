@@ -194,6 +194,7 @@ def _baselines(result: Mapping[str, Any]) -> Section:
         "activity": "how many interactions",
         "popularity": "how popular the items of the history are",
         "history": "the interactions themselves, by truncated SVD",
+        "left out": "top lists of the most popular items, the same for all but what a user has",
         "random": "nothing: random vectors",
     }
     rows, tones = [], []

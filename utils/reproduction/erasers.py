@@ -20,7 +20,8 @@ INTRODUCTION = (
     "the tested labels, on either side of 0.5.",
     "The rows: audits.csv beside this page, by `python main.py --config FILE` and `python "
     "attack.py --config FILE` with configs/erasers_ml100k.json and erasers_audit_ml100k.json, "
-    "erasers_ml1m.json and erasers_audit_ml1m.json, on two CPU cores (AMD EPYC without AVX-512); "
+    "erasers_ml1m.json and erasers_audit_ml1m.json, on two CPU cores (AMD EPYC without AVX-512), "
+    "but for LightGCN's Original and D2D-R (`embedding`) on ML-1M, of an H200; "
     "this page by `python -m utils.reproduction`. The methods' settings are their defaults "
     "everywhere. All audits have the same halves (`attack_seed=0`), and models of different seeds "
     "share their users: seeds are no independent samples of people.",
@@ -52,11 +53,12 @@ METHODS_SAID = (
     "hence AUCs far below 0.5, the more dimensions the farther.",
 )
 LIMITS = (
-    "Two data sets, the larger one with one seed and NCF alone; one attribute of two classes, one "
-    "pair of halves: each verdict is exact for its halves, the counts are no frequencies. Users "
-    "whose label the method has not seen are not protected. The lists leave out what a user is "
-    "known to have, which may tell of the history whatever the vectors are. LightGCN on ML-1M, "
-    "age, occupation and embeddings of other libraries were not audited.",
+    "Two data sets, the larger with one seed; one attribute of two classes, one pair of halves: "
+    "each verdict is exact for its halves, the counts are no frequencies. Users whose label the "
+    "method has not seen are not protected. The lists leave out what a user is known to have. That "
+    "tells of the history whatever the vectors are, and no edit of vectors hides it: a baseline of "
+    "each audit, the most popular items without the known ones, shows how much. Age, occupation "
+    "and embeddings of other libraries were not audited.",
 )
 SCOPES = ("embedding", "tables", "served")
 
@@ -98,7 +100,7 @@ def _worst(block: pd.DataFrame) -> Grid:
             [
                 name,
                 scope,
-                f"{found.mean():.3f} ({found.min():.3f} to {found.max():.3f})",
+                f"{found.mean():.3f}{_range(found)}",
                 f"{group['null_95'].mean():.3f}",
                 f"{leaks} of {len(group)}",
                 place,
@@ -138,6 +140,10 @@ def _methods(block: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
             group = block[(block["method"] == method) & (block["scope"] == scope)]
             if len(group):
                 yield METHODS[method].title, scope if METHODS[method].fit else "–", group
+
+
+def _range(found: pd.Series) -> str:
+    return f" ({found.min():.3f} to {found.max():.3f})" if len(found) > 1 else ""
 
 
 def _share(kept: pd.Series) -> str:
