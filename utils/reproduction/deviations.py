@@ -177,6 +177,23 @@ DEVIATIONS = (
         tuple(METHODS),
     ),
     Deviation(
+        "Which men, which folds",
+        "The artefact draws as many men as there are women by Python's `random.seed(4)`, and does "
+        "not shuffle its five folds: its three repeats test the same users in the same folds, and "
+        "differ in the MLP's seeds alone. Our `cv` draws both by `attack_seed`, folds anew for each "
+        "repeat; `cv-artefact` does as the artefact. All its seeds, and ours, attack the same 546 "
+        "users, so that no ± here counts the draw.",
+        (Choice("cv", {}), Choice("cv-artefact", {}, protocol="cv-artefact")),
+        tuple(METHODS),
+    ),
+    Deviation(
+        "How the adversary starts",
+        "The artefact leaves Adv-InT's adversary as PyTorch makes linear layers; ours has Xavier's "
+        "weights and biases of zero. `adv_init=pytorch` does as the artefact.",
+        (OURS, Choice("PyTorch's", {"adv_init": "pytorch"})),
+        ("adv",),
+    ),
+    Deviation(
         "What the MLP sees",
         "Both papers feed the raw embedding, whose features are of size 0.01 to 0.1, into an MLP "
         "with an L2 penalty of 1; `mlp-scaled` standardises them first.",

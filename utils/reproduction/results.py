@@ -171,7 +171,7 @@ class Results:
         if not len(rows):
             return None
         # cv tests every balanced user, a draw of shadow the share that it doesn't expose
-        users = int(rows["users" if protocol == "cv" else "test_users"].iloc[0])
+        users = int(rows["test_users" if protocol == "shadow" else "users"].iloc[0])
         means = {name: float(rows[name].mean()) for name in records.SCORES}
         # users that the score is a share of: all, those called positive, or the positives
         called = means["recall"] * users / 2 / means["precision"] if means["precision"] else 0.0
