@@ -180,9 +180,9 @@ DEVIATIONS = (
         "Which men, which folds",
         "The artefact draws as many men as there are women by Python's `random.seed(4)`, and does "
         "not shuffle its five folds: its three repeats test the same users in the same folds, and "
-        "differ in the MLP's seeds alone. Our `cv` draws both by `attack_seed`, folds anew for each "
-        "repeat; `cv-artefact` does as the artefact. All its seeds, and ours, attack the same 546 "
-        "users, so that no ± here counts the draw.",
+        "differ in the MLP's seeds alone. Our `cv` draws both by `attack_seed`, folds anew for "
+        "each repeat; `cv-artefact` does as the artefact. All its seeds, and ours, attack the same "
+        "546 users, so that no ± here counts the draw.",
         (Choice("cv", {}), Choice("cv-artefact", {}, protocol="cv-artefact")),
         tuple(METHODS),
     ),

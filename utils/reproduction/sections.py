@@ -118,13 +118,13 @@ def claims_section(claims: Sequence[Claim]) -> Section:
 
 NOT_MEASURED = (
     "The artefact counts the batches between two MMD terms of Retrain across epochs, we start anew "
-    "with each. Its `ranking` keeps a user's top 20 among the items that the user doesn't have; ours "
-    "are of all items, most of them training items. Its U2U lacks the factor 2 of eq. 9, which Adam "
-    "doesn't see. What papers and artefact call MMD is its square, here too. MM23's Figures 3 and 4 "
-    "are of LightGCN on ML-1M.",
-    "MM23's own experiments are out of reach by config: SGD, an 80/10/10 split, all parameters from "
-    "N(0, 0.01²) and an L2 term, with a batch and a number of candidates that it doesn't state. "
-    "`held_out=random`, `embedding_size=16` and the epochs are as near as it gets.",
+    "with each. Its `ranking` keeps a user's top 20 among the items that the user doesn't have; "
+    "ours are of all items, most of them training items. Its U2U lacks the factor 2 of eq. 9, "
+    "which Adam doesn't see. What papers and artefact call MMD is its square, here too. MM23's "
+    "Figures 3 and 4 are of LightGCN on ML-1M.",
+    "MM23's own experiments are out of reach by config: SGD, an 80/10/10 split, all parameters "
+    "from N(0, 0.01²) and an L2 term, with a batch and a number of candidates that it doesn't "
+    "state. `held_out=random`, `embedding_size=16` and the epochs are as near as it gets.",
 )
 
 
