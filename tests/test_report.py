@@ -422,7 +422,7 @@ def test_below_one_half_is_a_leak_in_the_comparison_of_methods(write):
     attacks = [attack_row(d2d, "mlp", 0.1), attack_row(d2d, "xgb", 0.5)]
     attacks += [attack_row(u2u, "mlp", 0.5), attack_row(u2u, "xgb", 0.8)]
     said = {claim.sentence: claim for claim in claims(write([d2d, u2u], attacks))}
-    (one,) = [claim for sentence, claim in said.items() if "in unlearning" in sentence]
+    (one,) = [claim for sentence, claim in said.items() if "beats U2U-R in unlearning" in sentence]
     assert one.verdict == FAILS and "0.900 (MLP), U2U-R at 0.800 (XGB)" in one.findings[0].figures
 
 
