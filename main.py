@@ -55,6 +55,7 @@ from utils.errors import UserError
 from utils.messages import sweep_table
 from utils.metrics import evaluate_users, means
 from utils.reproduction import renew_report
+from utils.runs.checkpoint import CheckpointFile
 from utils.runs.files import file_checksum, write_json, write_json_lines
 from utils.runs.folder import (
     RunFolder,
@@ -294,7 +295,7 @@ def unlearn_recommender(
     def scorer(top: int) -> EmbeddingScorer:
         return model.embedding_scorer(top_items(model, dataset.n_users, dataset.n_items, top))
 
-    eraser = fit(config, tables, data, scorer, threads)
+    eraser = fit(config, tables, data, scorer, threads, folder)
     keep_eraser(config, eraser, data, folder)
     with torch.no_grad():
         for name, edited in eraser.apply(tables).items():
@@ -319,7 +320,7 @@ def unlearn_table(
     dtype = torch.float64 if given.dtype == "float64" else torch.float32
     device = resolve_device(config.device)
     tables = {table.name: torch.from_numpy(given[people]).to(device, dtype)}
-    eraser = fit(config, tables, known, None, threads)
+    eraser = fit(config, tables, known, None, threads, folder)
     keep_eraser(config, eraser, known, folder)
     edited = with_people(source, table, eraser.apply(tables)[table.name])
     save_embedding(folder.embedding_path, edited)
@@ -428,13 +429,15 @@ def fit(
     data: Data,
     scorer: TopScorer | None,
     threads: Threads,
+    folder: RunFolder,
 ) -> Eraser:
     """Fit the config's post-training method to the tables and the attribute."""
     method = METHODS[config.method]
     assert method.fit is not None and data.labels is not None
     labels, options = {config.attribute: data.labels}, method.options_of(config)
     rng = numpy_generator(config.seed, config.method)
-    eraser = method.fit(tables, labels, options, rng, scorer, threads)
+    kept = CheckpointFile(folder.checkpoint, "unlearning", resolve_device(config.device))
+    eraser = method.fit(tables, labels, options, rng, scorer, threads, kept)
     for name, edited in eraser.apply(tables).items():
         if not torch.isfinite(edited).all():
             raise UserError(

@@ -18,6 +18,7 @@ import numpy as np
 from methods.base import Method, TopScorer
 from methods.eraser import Labels, TransductiveEraser, UserTables, apart, share_moved, side_by_side
 from methods.gaussian import barycentre, class_covariances, transport
+from utils.runs.checkpoint import FORGETFUL, Progress
 from utils.threads import Threads
 
 
@@ -28,6 +29,7 @@ def fit(
     rng: np.random.Generator,
     scorer: TopScorer | None,
     threads: Threads,
+    progress: Progress = FORGETFUL,
 ) -> TransductiveEraser:
     """The eraser of one attribute from all tables side by side; users of unknown label stay."""
     start = time.perf_counter()

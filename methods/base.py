@@ -17,6 +17,7 @@ from methods.eraser import Eraser, Labels, UserTables
 from models.base import EmbeddingScorer
 from models.training.step import Penalty
 from utils.config import Group, RunConfig
+from utils.runs.checkpoint import FORGETFUL, Progress
 from utils.threads import Threads
 
 TopScorer = Callable[[int], EmbeddingScorer]
@@ -35,6 +36,7 @@ class Fit(Protocol):
         rng: all that is random comes from it.
         scorer: None where there is no recommender, only a table.
         threads: of the work.
+        progress: where a long fit keeps its state, and finds it again.
     """
 
     def __call__(
@@ -45,6 +47,7 @@ class Fit(Protocol):
         rng: np.random.Generator,
         scorer: TopScorer | None,
         threads: Threads,
+        progress: Progress = FORGETFUL,
     ) -> Eraser: ...
 
 

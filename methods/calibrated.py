@@ -45,6 +45,7 @@ from methods.gaussian import (
     transport,
 )
 from utils.errors import UserError
+from utils.runs.checkpoint import FORGETFUL, Progress
 from utils.schema import CHECKED, Natural, Share, key
 from utils.threads import Threads
 
@@ -123,6 +124,7 @@ def fit(
     rng: np.random.Generator,
     scorer: TopScorer | None,
     threads: Threads,
+    progress: Progress = FORGETFUL,
 ) -> TransductiveEraser:
     """As of every method that edits (see `methods.base.Fit`): all tables side by side; users of
     unknown label stay as they are. Needs no scores, and works on one thread.

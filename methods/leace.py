@@ -19,6 +19,7 @@ from torch import Tensor
 from methods.base import Method, TopScorer
 from methods.eraser import Eraser, Labels, UserTables, apart, share_moved, side_by_side
 from utils.errors import UserError
+from utils.runs.checkpoint import FORGETFUL, Progress
 from utils.threads import Threads
 
 RANK_TOLERANCE = 1e-10
@@ -62,6 +63,7 @@ def fit(
     rng: np.random.Generator,
     scorer: TopScorer | None,
     threads: Threads,
+    progress: Progress = FORGETFUL,
 ) -> AffineEraser:
     """The eraser of one attribute from all tables side by side.
 

@@ -1,8 +1,11 @@
 """Post-training unlearning: minimise l_u(θ) + alpha l_r(θ) over the user embedding (eq. 1)."""
 
+import hashlib
+import json
+import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
@@ -18,11 +21,17 @@ from methods.eraser import Labels, TransductiveEraser, UserTables
 from methods.losses.objective import Objective
 from methods.losses.regularizers import frobenius, ranking
 from utils.errors import UserError
+from utils.runs.checkpoint import FORGETFUL, Progress
 from utils.schema import CHECKED, Count, Rate, Share, Weight, key
 from utils.threads import UNCHANGED, Threads, one_thread
 
+log = logging.getLogger(__name__)
+
 REPORT_EVERY = 20
 """Steps from one evaluation of the losses to the next."""
+
+LONG = 60.0
+"""Seconds; of more the log says how long it will take."""
 
 PUBLISHED_SPREAD = 0.25
 """The spread for which the published rate and trade-off were chosen, in round numbers: the root
@@ -178,6 +187,9 @@ Tick = Callable[[Tensor], None]
 Report = Callable[[int, Tensor], bool]
 """Takes note of the losses of θ after a step; True if it is good enough."""
 
+Keep = Callable[[int, Tensor, torch.optim.Optimizer], None]
+"""Called with a step, θ and the optimiser after it, when its losses have been noted."""
+
 
 def _adam(
     problem: Problem,
@@ -186,17 +198,27 @@ def _adam(
     threads: Threads,
     report: Report,
     tick: Tick,
+    keep: Keep,
+    before: Mapping[str, Any],
 ) -> None:
-    """Full-batch Adam on θ in place, the published optimiser."""
+    """Full-batch Adam on θ in place, the published optimiser.
+
+    Args:
+        before: "step" and the optimiser's state "adam" after it, to go on from; or nothing.
+    """
     adam = torch.optim.Adam([theta], lr=optimizer.lr, fused=True)
-    for step in range(1, optimizer.steps + 1):
+    if before:
+        adam.load_state_dict(before["adam"])
+    for step in range(before.get("step", 0) + 1, optimizer.steps + 1):
         with threads.step():
             # a zero gradient all along leaves a row as it is: Adam divides 0 by epsilon
             theta.grad = problem.gradient(theta)
             adam.step()
         tick(theta)
-        if (step % REPORT_EVERY == 0 or step == optimizer.steps) and report(step, theta):
-            return
+        if step % REPORT_EVERY == 0 or step == optimizer.steps:
+            if report(step, theta):
+                return
+            keep(step, theta, adam)
 
 
 def _exact(
@@ -206,6 +228,8 @@ def _exact(
     threads: Threads,
     report: Report,
     tick: Tick,
+    keep: Keep,
+    before: Mapping[str, Any],
 ) -> None:
     """The closed form, of an l_u that has one with the Frobenius regulariser."""
     closed_form = problem.distinguishability.minimiser
@@ -214,10 +238,7 @@ def _exact(
     report(1, theta)
 
 
-STEPPERS: dict[str, Callable[[Problem, Tensor, Optimizer, Threads, Report, Tick], None]] = {
-    "adam": _adam,
-    "exact": _exact,
-}
+STEPPERS: dict[str, Callable[..., None]] = {"adam": _adam, "exact": _exact}
 
 
 def unlearn(
@@ -228,6 +249,7 @@ def unlearn(
     alpha: float,
     optimizer: Optimizer,
     threads: Threads = UNCHANGED,
+    progress: Progress = FORGETFUL,
 ) -> Unlearned:
     """Minimise eq. 1 from θ*; the last step is kept, as in the artefact.
 
@@ -239,6 +261,8 @@ def unlearn(
         alpha: weight of l_r.
         optimizer: which, and how far.
         threads: of the steps, on a CPU.
+        progress: keeps the state after a step whose losses were looked at; one that was kept from
+            the same θ* is gone on from, to the same bytes.
 
     Raises:
         UserError: a loss is not finite.
@@ -249,7 +273,13 @@ def unlearn(
     )
     theta = theta_star.clone()
     history: list[dict[str, float]] = []
-    bar = tqdm(total=optimizer.steps, desc="unlearning", unit="step", leave=False)
+    before = progress.load() or {}
+    if before:
+        theta.copy_(before["theta"])
+        history += json.loads(before["history"])
+        log.info("Resuming after step %d of %d", before["step"], optimizer.steps)
+    spent, first = before.get("seconds", 0.0), before.get("step", 0)
+    bar = tqdm(total=optimizer.steps, initial=first, desc="unlearning", unit="step", leave=False)
 
     # whether θ was finite after each step since the last report; read together, since reading
     # makes the CPU wait for the device
@@ -272,11 +302,27 @@ def unlearn(
         enough = optimizer.tolerance * history[0]["distinguishability"]
         return optimizer.tolerance > 0 and hidden <= enough
 
+    def keep(step: int, theta: Tensor, adam: torch.optim.Optimizer) -> None:
+        passed = time.perf_counter() - start
+        left = passed / (step - first) * (optimizer.steps - step)
+        if step - first == REPORT_EVERY and left > LONG:
+            log.info("  about %d minutes; an interruption costs one at most", math.ceil(left / 60))
+        progress.save(
+            lambda: {
+                "step": step,
+                "theta": theta,
+                "adam": adam.state_dict(),
+                "history": json.dumps(history),
+                "seconds": spent + passed,
+            }
+        )
+
     with bar, torch.no_grad():
-        report(0, theta)
+        if not before:
+            report(0, theta)
         start = time.perf_counter()
-        STEPPERS[optimizer.name](problem, theta, optimizer, threads, report, tick)
-        seconds = time.perf_counter() - start
+        STEPPERS[optimizer.name](problem, theta, optimizer, threads, report, tick, keep, before)
+        seconds = spent + time.perf_counter() - start
         chance = problem.chance(theta_star), problem.chance(theta)
     spread = class_spread(theta[known], labels[known])
     return Unlearned(theta, share_moved(theta_star, theta), spread, history, chance, seconds)
@@ -358,6 +404,38 @@ class Units:
         )
 
 
+@dataclass(frozen=True)
+class FromHere:
+    """Progress of work that starts from an embedding and draws from a generator, whose state is
+    kept too. What was kept of another embedding doesn't count: an original may have been trained
+    again, on another machine.
+    """
+
+    progress: Progress
+    start: Tensor
+    rng: np.random.Generator
+
+    def load(self) -> Mapping[str, Any] | None:
+        """What was kept; the generator goes on from there."""
+        state = self.progress.load()
+        if state is None or state.get("start") != self._start():
+            return None
+        self.rng.bit_generator.state = json.loads(state["generator"])
+        return state
+
+    def save(self, state: Callable[[], Mapping[str, Any]]) -> None:
+        """The state, and what it belongs to."""
+
+        def whole() -> Mapping[str, Any]:
+            generator = json.dumps(self.rng.bit_generator.state)
+            return {**state(), "start": self._start(), "generator": generator}
+
+        self.progress.save(whole)
+
+    def _start(self) -> str:
+        return hashlib.sha256(self.start.cpu().numpy().tobytes()).hexdigest()
+
+
 LossFactory = Callable[[Tensor, Tensor, Any, np.random.Generator], Objective]
 """Known users' rows of θ* (n, K), their labels (n,), the method's options, generator -> l_u."""
 
@@ -372,6 +450,7 @@ def eq1(loss: LossFactory) -> Fit:
         rng: np.random.Generator,
         scorer: TopScorer | None,
         threads: Threads,
+        progress: Progress = FORGETFUL,
     ) -> TransductiveEraser:
         (classes,) = labels.values()
         own = torch.cat(list(tables.values()), 1)
@@ -394,9 +473,15 @@ def eq1(loss: LossFactory) -> Fit:
         def distinguishability(of_known: Tensor) -> Objective:
             return loss(theta_star[known], of_known, options, rng)
 
-        alpha, optimizer = options.au_trade_off, options.optimizer()
         done = unlearn(
-            theta_star, classes, distinguishability, regularizer, alpha, optimizer, threads
+            theta_star,
+            classes,
+            distinguishability,
+            regularizer,
+            options.au_trade_off,
+            options.optimizer(),
+            threads,
+            FromHere(progress, theta_star, rng),
         )
         if units:
             done = units.brought_back(done, own, classes)

@@ -1,5 +1,6 @@
 """kill -9 and Ctrl-C: the next start finds nothing or something whole, and ends with the same."""
 
+import copy
 import errno
 import gc
 import json
@@ -16,12 +17,16 @@ import torch
 
 import attack
 import main
-from methods import ExperimentConfig
+from methods import METHODS, ExperimentConfig
+from methods.unlearning import Problem
 from models.training.step import Trainer
 from tests import killed
 from utils.config import Group
+from utils.runs import checkpoint as checkpoints
+from utils.runs.checkpoint import FORGETFUL
 from utils.runs.files import write_json
 from utils.runs.folder import RunFolder
+from utils.threads import UNCHANGED
 
 PROJECT = Path(__file__).resolve().parents[1]
 TINY = ["epochs=4", "batch_size=512", "lr=0.01", "embedding_size=4", "num_ng=1", "threads=1"]
@@ -152,6 +157,88 @@ def test_a_damaged_checkpoint_is_said_and_training_starts_anew(
     (workspace / "exp_results").rename(workspace / "before")
     assert main.main([*TINY, "method=original"]) == 0
     assert results(workspace / "exp_results") == tormented
+
+
+D2D = [*TINY, "epochs=1", "method=d2d", "unlearn_steps=70"]
+
+
+def half_unlearned(workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> Path:
+    """D2D that Ctrl-C ended at its 51st step of 70; returns its checkpoint."""
+    left, real = iter(range(50)), Problem.gradient
+
+    def interrupted(*arguments):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Problem, "gradient", interrupted)
+        patch.setattr(checkpoints, "EVERY", 0)
+        assert main.main(D2D) == 130
+    capsys.readouterr()
+    (kept,) = (workspace / "exp_results/ncf/ml-100k/d2d/seed-0").glob("checkpoint-*.pth")
+    return kept
+
+
+@pytest.mark.parametrize("damage", [None, "truncated", "another original"])
+def test_an_unlearning_goes_on_to_the_same_bytes(workspace, monkeypatch, capsys, damage):
+    kept = half_unlearned(workspace, monkeypatch, capsys)
+    said = "Resuming after step 40 of 70"
+    if damage == "truncated":
+        kept.write_bytes(kept.read_bytes()[:1000])
+        said = "unlearning starts anew"
+    elif damage:
+        saved = torch.load(kept, weights_only=True)
+        torch.save(saved | {"start": "0"}, kept)
+    assert main.main(D2D) == 0
+    shown = capsys.readouterr().out
+    assert (said in shown) == (damage != "another original")
+    assert not kept.exists()
+    history = (kept.parent / "metrics.jsonl").read_text()
+    found = results(workspace / "exp_results")
+    (workspace / "exp_results").rename(workspace / "before")
+    assert main.main(D2D) == 0
+    assert results(workspace / "exp_results") == found
+    assert (kept.parent / "metrics.jsonl").read_text() == history
+
+
+class Kept:
+    """Progress in memory, of work that stops where it is kept for the n-th time."""
+
+    def __init__(self, times: int):
+        self.state, self.times = None, times
+
+    def load(self):
+        return self.state
+
+    def save(self, state):
+        if self.times == 0:
+            return
+        self.times -= 1
+        self.state = copy.deepcopy(dict(state()))
+        if self.times == 0:
+            raise KeyboardInterrupt
+
+
+def test_an_unlearning_that_draws_users_goes_on_with_the_same_draws():
+    rng = np.random.default_rng(0)
+    labels = torch.from_numpy(rng.integers(0, 2, 300))
+    tables = {"table": torch.from_numpy(rng.normal(size=(300, 4))) + labels[:, None]}
+    options = METHODS["d2d"].options(unlearn_steps=60, pairs_users=100, kernel_width="median")
+
+    def fitted(progress):
+        fit, generator = METHODS["d2d"].fit, np.random.default_rng(1)
+        eraser = fit(tables, {"a": labels}, options, generator, None, UNCHANGED, progress)
+        return eraser.edited["table"], eraser.history
+
+    progress = Kept(2)
+    with pytest.raises(KeyboardInterrupt):
+        fitted(progress)
+    assert progress.state["step"] == 40
+    edited, history = fitted(progress)
+    whole, of_whole = fitted(FORGETFUL)
+    assert torch.equal(edited, whole)
+    assert history == of_whole
 
 
 def test_training_goes_on_and_a_run_with_other_settings_does_not_lose_it(

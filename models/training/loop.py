@@ -6,7 +6,6 @@ import logging
 import math
 import time
 from dataclasses import dataclass
-from io import BytesIO
 from typing import Any
 
 import torch
@@ -16,9 +15,10 @@ from tqdm import tqdm
 from data.sampling import NegativeSampler
 from models.base import Recommender
 from models.training.step import Penalty, Trainer, TrainingSettings
-from utils.errors import UserError, first_line, in_one_line
+from utils.errors import UserError, in_one_line
 from utils.metrics import Candidates, evaluate
-from utils.runs.files import replace_file, write_json_lines
+from utils.runs.checkpoint import damaged, load_checkpoint, save_checkpoint
+from utils.runs.files import write_json_lines
 from utils.runs.folder import RunFolder
 from utils.seeds import torch_generator
 from utils.threads import UNCHANGED, Threads
@@ -164,8 +164,7 @@ def _save_checkpoint(
         "history": json.dumps(history),
         "best": best,
     }
-    with replace_file(folder.checkpoint) as file:
-        torch.save(content, file)
+    save_checkpoint(folder.checkpoint, content)
 
 
 def _resume(
@@ -181,28 +180,22 @@ def _resume(
     Raises:
         OSError, MemoryError: the machine can't read it now.
     """
-    if not folder.checkpoint.exists():
+    saved = load_checkpoint(folder.checkpoint, "training", device)
+    if saved is None:
         return None
     fresh = copy.deepcopy((trained.state_dict(), optimizer.state_dict()))
-    # read first: of a damaged file torch raises errors that look like the disk's
-    content = BytesIO(folder.checkpoint.read_bytes())
     try:
-        saved = torch.load(content, map_location=device, weights_only=True)
         trained.load_state_dict(saved["trained"])
         optimizer.load_state_dict(saved["optimizer"])
         history, best = json.loads(saved["history"]), saved["best"]
         whole = history[best["epoch"] - 1]["epoch"] == best["epoch"]
         if not whole or best["state"].keys() != trained[0].state_dict().keys():
             raise ValueError("its parts don't belong together")
-    except Exception as error:  # a damaged pickle can raise anything at all
+    except Exception as error:  # of parts that are not what they should be, anything
         if in_one_line(error):  # out of memory: the checkpoint may be whole
             raise
         trained.load_state_dict(fresh[0])
         optimizer.load_state_dict(fresh[1])
-        log.warning(
-            "%s is damaged (%s); nothing in it was run, training starts anew",
-            folder.checkpoint,
-            first_line(error),
-        )
+        damaged(folder.checkpoint, "training", error)
         return None
     return history, best
