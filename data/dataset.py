@@ -35,6 +35,28 @@ log = logging.getLogger(__name__)
 UNKNOWN = -1
 
 
+def class_name(label: str) -> str:
+    """The class that a label stands for; "" where it is unknown.
+
+    One rule for every file: empty, NaN or a negative number is unknown; a whole number is one
+    class however it is spelt (0, 0.0, "0"); anything else is text as spelt, "NA" and "None" too.
+
+    >>> [class_name(label) for label in ("0", "0.0", "-1", "nan", "", "NA", "0.5")]
+    ['0', '0', '', '', '', 'NA', '0.5']
+    """
+    number: int | float
+    try:
+        number = int(label)  # exact, where a float's digits end
+    except ValueError:
+        try:
+            number = float(label)
+        except ValueError:
+            return label if label.strip() else ""
+    if not number >= 0:  # negative or NaN
+        return ""
+    return str(int(number)) if number % 1 == 0 else label
+
+
 @dataclass(frozen=True)
 class Attribute:
     """A user attribute.
@@ -51,10 +73,11 @@ class Attribute:
 
     @classmethod
     def from_values(cls, name: str, values: pd.Series) -> "Attribute":
-        """Number the classes in the order of their names; "" is unknown."""
-        classes = tuple(sorted(set(values) - {""}))
-        numbers = {value: number for number, value in enumerate(classes)}
-        labels = np.array([numbers.get(value, UNKNOWN) for value in values], dtype=np.int64)
+        """Number the classes of labels as spelt (see `class_name`) in the order of their names."""
+        names = [class_name(value) for value in values]
+        classes = tuple(sorted(set(names) - {""}))
+        numbers = {name: number for number, name in enumerate(classes)}
+        labels = np.array([numbers.get(name, UNKNOWN) for name in names], dtype=np.int64)
         return cls(name, classes, labels)
 
     def seen(self, share: float, seed: int) -> "Attribute":

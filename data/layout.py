@@ -138,7 +138,7 @@ def read_candidates(path: Path) -> Candidates:
 
 
 def read_users(folder: Path) -> pd.DataFrame:
-    """Our users.csv: a text column an attribute, "" = unknown, in the order of the indices.
+    """Our users.csv: a text column an attribute, as spelt, in the order of the indices.
 
     Raises:
         UserError: it is missing or damaged.

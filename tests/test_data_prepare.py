@@ -22,6 +22,7 @@ from data.prepare import (
 )
 from data.sampling import NegativeSampler, sample_negatives
 from data.sources.readers import PrepareSettings, RawData, latest
+from data.tables.labels import load_labels
 from tests.conftest import write_ml100k
 from utils.errors import UserError
 
@@ -374,6 +375,19 @@ def test_users_without_a_line_have_unknown_attributes(tmp_path, caplog):
     assert attribute.labels[:2].tolist() == [-1, -1]
     assert attribute.counts() == {"F": 3, "M": 7, "unknown": 2}
     assert "2 users are not in the users' file" in caplog.text
+
+
+def test_prepared_users_have_classes_by_the_rule_of_label_files(tmp_path):
+    raw = raw_log()
+    spelt = ["0", "0.0", "-1", "nan", "", "NA", "01", " 1", "1.0", "-2.5", "NA", "0"]
+    users = raw.users.assign(team=spelt[: len(raw.users)])
+    build(RawData(raw.interactions, users), PrepareSettings(3, 10, 0), tmp_path / "p", "t")
+    team = load_attribute(tmp_path / "p", "team")
+    np.save(tmp_path / "labels.npy", np.array(spelt))
+    of_file = load_labels(tmp_path / "labels.npy", "team", len(spelt))
+    assert team.classes == of_file.classes == ("0", "1", "NA")
+    assert team.labels.tolist() == of_file.labels.tolist()
+    assert team.labels.tolist() == [0, 0, -1, -1, -1, 2, 1, 1, 1, -1, 2, 0]
 
 
 def test_one_class_only_is_refused(tmp_path):

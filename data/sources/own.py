@@ -1,7 +1,7 @@
 """Your own interactions: RecBole's atomic files, or CSV files with named columns.
 
 Both are UTF-8 with a header. All other columns of the users' file are attributes, their values
-classes as they stand ("" = unknown), except that an age in years becomes ML-1M's bracket.
+classes by the rule of data.dataset.class_name, except that an age in years becomes ML-1M's bracket.
 """
 
 import csv

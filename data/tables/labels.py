@@ -41,8 +41,7 @@ def load_labels(path: Path, name: str, n_users: int, ids: np.ndarray | None = No
     """The labels of a table's users, in the order of its rows: joined by id where both files have
     ids, taken row by row otherwise.
 
-    One rule for every file: empty, NaN or a negative number is unknown; a whole number is one
-    class however it is spelt (0, 0.0, "0"); anything else is text as spelt, "NA" and "None" too.
+    What is a class, and what unknown, is one rule for every file: `data.dataset.class_name`.
 
     Args:
         path: a .npy array (n_users,) of whole numbers (floats, NaN among them, too) or text, a .npz
@@ -60,7 +59,7 @@ def load_labels(path: Path, name: str, n_users: int, ids: np.ndarray | None = No
     values = by_id(path, column, ids) if ids is not None and column.ids is not None else None
     if values is None:
         values = by_row(path, column, n_users, ids is not None)
-    attribute = Attribute.from_values(name, values.map(class_name))
+    attribute = Attribute.from_values(name, values)
     counts = attribute.counts()
     if len(attribute.classes) < 2:
         raise UserError(
@@ -178,25 +177,6 @@ def _warn(path: Path, classes: tuple[str, ...], counts: dict[str, int]) -> None:
                 other,
                 name,
             )
-
-
-def class_name(label: str) -> str:
-    """The class that a label stands for; "" where it is unknown.
-
-    >>> [class_name(label) for label in ("0", "0.0", "-1", "nan", "", "NA", "0.5")]
-    ['0', '0', '', '', '', 'NA', '0.5']
-    """
-    number: int | float
-    try:
-        number = int(label)  # exact, where a float's digits end
-    except ValueError:
-        try:
-            number = float(label)
-        except ValueError:
-            return label if label.strip() else ""
-    if not number >= 0:  # negative or NaN
-        return ""
-    return str(int(number)) if number % 1 == 0 else label
 
 
 def read_labels(path: Path, name: str) -> LabelColumn:
