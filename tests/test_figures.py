@@ -243,7 +243,7 @@ def test_notebook_names_the_command_that_makes_a_missing_run_and_draws_finished_
         "python main.py",
         "python attack.py",
     ]
-    names = {path.name for path in (workspace / "exp_results" / "figures").iterdir()}
+    names = {path.name for path in (workspace / "exp_results" / "notebook").iterdir()}
     assert names == {
         f"ncf-ml-100k-gender-seed-0-frobenius-{kind}.png"
         for kind in ("histogram", "histograms", "tsne")
