@@ -487,6 +487,23 @@ def test_all_three_forms_hold_the_same_cells(write, tmp_path, capsys):
     assert len([row for row in rows if row["table"] == "rc25-1"]) == 30 * 4  # what is missing too
 
 
+def test_a_record_of_ones_own_shows_what_was_run_and_no_empty_blocks(write, tmp_path):
+    mine = [
+        run_row("d2d", seed=seed, dataset="mine", hr=0.2, settings='{"lr": 0.01}')
+        for seed in (0, 1)
+    ]
+    run = run_row(hr=0.6)
+    write([*mine, run], [attack_row(mine[0], "xgb", 0.3)])
+    assert report_command([str(tmp_path)]) == 0
+    text = (tmp_path / "reproduction.md").read_text()
+    assert "| mine | NMF | D2D-R | gender, ranking, lr=0.01 | 2 | 0.2000 |" in text
+    assert "| xgb (cv) 0.300 |" in text
+    assert "| ML-100K | Original |" in text  # beside the published cells
+    assert "LFM-2B" not in text and "| not measured |" not in text
+    assert "claims of the papers. Not measured: " in text
+    assert "Not measured yet" not in (tmp_path / "deviations.md").read_text()
+
+
 def test_one_seed_has_no_spread():
     assert spread(measured([0.5], 0.01)) == "0.5000 (1)"
     assert spread(measured([0.5, 0.6], 0.01), 2) == "0.55 ± 0.07 (2)"

@@ -125,6 +125,15 @@ class Results:
         attacks = attacks.merge(runs[["run", "settings"]], on="run", suffixes=("", "_of_run"))
         return cls(runs, attacks)
 
+    @cached_property
+    def whole(self) -> bool:
+        """Whether this is the reproduction: most of the papers' blocks have runs."""
+        ran = [
+            any(len(self.of(RC25, dataset, model, method)) for method in METHODS)
+            for dataset, model in BLOCKS
+        ]
+        return sum(ran) > len(ran) / 2
+
     def of(
         self, setting: Setting, dataset: str, model: str, method: str, attribute: str = "gender"
     ) -> pd.DataFrame:

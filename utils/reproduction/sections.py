@@ -1,9 +1,11 @@
 """The report's sections, made of the parts that pages have."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
+from typing import Any
 
+from methods import METHODS as ALL_METHODS
 from utils.pages.parts import Grid, Part, Section, Tone
 from utils.reproduction.cells import CONTRADICTS, ORDER, SAME, VERDICTS, Measured
 from utils.reproduction.claims import FAILS, HOLDS, OPEN, PARTLY, Claim
@@ -99,10 +101,48 @@ def overview(tables: Sequence[Table]) -> Grid:
     return Grid(["table", *VERDICTS, "not run"], rows)
 
 
+def runs_section(results: Results) -> Section:
+    """What a record holds that isn't the reproduction: a row a method and settings, means over
+    seeds, and what each attacker finds.
+    """
+    by = ["dataset", "model", "method", "attribute", "regularizer"]
+    runs = results.runs.assign(said=results.runs["settings"].map(settings_text))
+    attacks = results.attacks.merge(runs[["run", "said"]], on="run")
+    rows = []
+    for key, group in runs.groupby([*by, "said"], sort=False):
+        of_group = attacks[attacks["run"].isin(group["run"])]
+        found = [
+            f"{attacker} ({protocol}) {aucs.mean():.3f}"
+            for (protocol, attacker), aucs in of_group.groupby(["protocol", "attacker"])["auc"]
+        ]
+        dataset, model, method, *settings = key
+        rows.append(
+            [
+                DATASETS.get(dataset, dataset),
+                MODELS.get(model, model),
+                ALL_METHODS[method].title,
+                ", ".join(filter(None, settings)),
+                str(group["seed"].nunique()),
+                *(f"{group[name].mean():.4f}" for name in ("HR@10", "NDCG@10")),
+                "; ".join(found) or "–",
+            ]
+        )
+    header = ["dataset", "model", "method", "with", "seeds", "HR@10", "NDCG@10", "AUC"]
+    text = "Means over seeds. An AUC below 0.5 tells as much as one above: the answer is flipped."
+    return Section("The runs", [text, Grid(header, rows, [])])
+
+
+def settings_text(settings: Mapping[str, Any]) -> str:
+    """Keys with other values than the defaults."""
+    return ", ".join(f"{name}={value}" for name, value in settings.items())
+
+
 def claims_section(claims: Sequence[Claim]) -> Section:
-    """Each claim, its verdict, and the figures that it rests on."""
+    """Each claim that could be asked, its verdict, and the figures that it rests on."""
     rows, tones = [], []
     for claim in claims:
+        if claim.verdict == OPEN:
+            continue
         figures = "; ".join(
             f"{'✓' if finding.holds else '✗'} {finding.where}: {finding.figures}"
             for finding in claim.findings
@@ -145,6 +185,8 @@ def deviations_page(results: Results) -> list[Section]:
     for deviation in DEVIATIONS:
         found = list(worth(results, deviation))
         parts: list[Part] = [deviation.text]
+        if not found and not results.whole:
+            continue
         if found:
             heads = list(found[0].figures)
             rows = [

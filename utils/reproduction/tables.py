@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -70,6 +70,12 @@ class Table:
     digits: int
     cells: tuple[Cell, ...]
     settings: dict[tuple[str, str], str]
+
+    def measured(self) -> "Table":
+        """The same without the blocks that nothing was run of."""
+        ran = {(cell.dataset, cell.model) for cell in self.cells if cell.ours}
+        kept = tuple(cell for cell in self.cells if (cell.dataset, cell.model) in ran)
+        return replace(self, cells=kept)
 
     def counts(self) -> Counter[str]:
         """How many published cells have each verdict; "" = not run."""

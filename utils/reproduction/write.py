@@ -16,6 +16,7 @@ from utils.reproduction.sections import (
     claims_section,
     deviations_page,
     overview,
+    runs_section,
     table_section,
 )
 from utils.reproduction.tables import Table, cells_csv, tables
@@ -70,11 +71,13 @@ def write_report(folder: Path) -> list[Path]:
     """
     results = Results.read(folder)
     compared = tables(results)
+    shown = compared if results.whole else [table.measured() for table in compared]
     sections = [
-        Section("The papers' tables, reproduced", [*INTRODUCTION, overview(compared)]),
+        Section("The papers' tables, reproduced", [*INTRODUCTION, overview(shown)]),
+        *([] if results.whole else [runs_section(results)]),
         *_findings(folder / "findings.md"),
         claims_section(list(claims(results))),
-        *(table_section(table) for table in compared if _has_runs(table)),
+        *(table_section(table) for table in shown if _has_runs(table)),
         *_pictures(results, folder.parent / "figures", folder),
     ]
     texts = {
