@@ -13,8 +13,9 @@ import numpy as np
 
 from utils.audit.baselines import random_vectors
 from utils.audit.groups import friedman_rafsky
-from utils.audit.halves import Worst, attack_places, halves, participants, worst
+from utils.audit.halves import attack_places, halves, participants, worst
 from utils.audit.leakage import summarise
+from utils.audit.null import Judged
 from utils.audit.protocols import Protocol, Round
 from utils.audit.scores import Scores, out_of_sample
 from utils.audit.statistics import (
@@ -142,7 +143,7 @@ def audit(subject: Subject, settings: Settings, jobs: int) -> dict[str, Any]:
     }
 
 
-def _verdict(of_all: Worst, found: Scores, truth: np.ndarray) -> dict[str, Any]:
+def _verdict(of_all: Judged, found: Scores, truth: np.ndarray) -> dict[str, Any]:
     low, high = auc_interval(found.scores, truth)
     return {
         "leaks": of_all.leaks,
@@ -160,7 +161,7 @@ def _verdict(of_all: Worst, found: Scores, truth: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _place(row: Mapping[str, Scores], found: Worst, truth: np.ndarray) -> dict[str, Any]:
+def _place(row: Mapping[str, Scores], found: Judged, truth: np.ndarray) -> dict[str, Any]:
     return {
         "worst": found.attacker,
         "auc": found.auc,

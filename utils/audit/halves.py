@@ -10,7 +10,6 @@ All users with a label take part, in the classes' own sizes: an AUC doesn't ask 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from joblib import Parallel, delayed
@@ -18,17 +17,10 @@ from sklearn.model_selection import train_test_split
 from tqdm import tqdm
 
 from utils.audit.attackers import ATTACKERS
+from utils.audit.null import Judged
 from utils.audit.protocols import Round
 from utils.audit.scores import Scores, train_and_score
-from utils.audit.statistics import (
-    LEVEL,
-    MOST_LEAKAGE,
-    class_aucs,
-    leakage,
-    p_value,
-    permuted_leakages,
-    upper_bound,
-)
+from utils.audit.statistics import class_aucs, leakage, permuted_leakages
 from utils.errors import UserError
 from utils.seeds import numpy_generator, seed32
 
@@ -126,46 +118,12 @@ def attack_places(
     return found
 
 
-@dataclass(frozen=True)
-class Worst:
-    """The attacker that finds most, beside what the worst finds under permuted labels.
-
-    Attributes:
-        place, attacker: where, and who.
-        auc, leakage: of that attacker on the tested half.
-        null: (B,) leakage of the worst of the same attackers and places, a permutation each.
-        p: of the null.
-    """
-
-    place: str
-    attacker: str
-    auc: float
-    leakage: float
-    null: np.ndarray
-    p: float
-
-    @property
-    def bound(self) -> float:
-        """What is above it has a p of at most .05."""
-        return upper_bound(self.null)
-
-    @property
-    def can_tell(self) -> bool:
-        """Whether anything that could be found would be beyond chance; not with a few users."""
-        return self.bound < MOST_LEAKAGE
-
-    @property
-    def leaks(self) -> bool:
-        """Whether more is found than the worst finds by chance in 95 of 100 cases."""
-        return self.p <= LEVEL
-
-
 def worst(
     found: Mapping[str, Mapping[str, Scores]],
     labels: np.ndarray,
     permutations: int,
     seed: int,
-) -> dict[str | None, Worst]:
+) -> dict[str | None, Judged]:
     """The worst attacker of each place, and, by the name None, that of all places together.
 
     Args:
@@ -181,17 +139,11 @@ def worst(
     null = permuted_leakages(scores, truth, permutations, rng)  # (B, m)
     aucs = [class_aucs(one, truth) for one in scores]
     leakages = np.array([leakage(one) for one in aucs])
-    result: dict[str | None, Worst] = {}
+    result: dict[str | None, Judged] = {}
     for which in (None, *found):
         members = np.array([which in (None, place) for place, *_ in flat])
         chosen = max(np.flatnonzero(members), key=lambda i: leakages[i])
-        of_null = null[:, members].max(1)
-        result[which] = Worst(
-            flat[chosen][0],
-            flat[chosen][1],
-            float(np.nanmean(aucs[chosen])),
-            float(leakages[chosen]),
-            of_null,
-            p_value(leakages[chosen], of_null),
-        )
+        place, attacker, _ = flat[chosen]
+        auc, leaked = float(np.nanmean(aucs[chosen])), float(leakages[chosen])
+        result[which] = Judged(attacker, auc, leaked, null[:, members].max(1), place)
     return result

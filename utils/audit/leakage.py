@@ -37,8 +37,8 @@ def auc(found: Scores, labels: np.ndarray) -> float:
     return roc_auc_score(labels[found.split.test], scores, multi_class="ovr")
 
 
-def leakage(aucs: Sequence[float]) -> float:
-    """|mean AUC - 0.5| over rounds: two-sided, since an attacker may flip the sign."""
+def two_sided(aucs: Sequence[float]) -> float:
+    """The leakage over rounds, |mean AUC - 0.5|, since an attacker may flip the sign."""
     return abs(float(np.mean(aucs)) - 0.5)
 
 
@@ -69,7 +69,7 @@ def _of_attacker(found: list[Scores], labels: np.ndarray) -> dict[str, Any]:
         values = [row[metric] for row in rows]
         std = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
         summary[metric] = {"mean": float(np.mean(values)), "std": std, "values": values}
-    summary["leakage"] = leakage(summary["auc"]["values"])
+    summary["leakage"] = two_sided(summary["auc"]["values"])
     summary["unconverged"] = sum(not one.converged for one in found)
     return summary
 

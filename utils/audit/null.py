@@ -17,7 +17,7 @@ import numpy as np
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
-from utils.audit.leakage import auc, leakage
+from utils.audit.leakage import auc, two_sided
 from utils.audit.protocols import Protocol
 from utils.audit.scores import out_of_sample
 from utils.audit.statistics import LEVEL, MOST_LEAKAGE, p_value, upper_bound
@@ -43,6 +43,39 @@ class Worst:
         """Of the attackers' figures (see `utils.audit.leakage.summarise`)."""
         name = max(attackers, key=lambda one: attackers[one]["leakage"])
         return cls(name, attackers[name]["auc"]["mean"], attackers[name]["leakage"])
+
+
+@dataclass(frozen=True)
+class Judged(Worst):
+    """It beside what the worst finds under permuted labels.
+
+    Attributes:
+        null: (B,) leakage of the worst of the same attackers and places, a permutation each.
+        place: where it is, of several.
+    """
+
+    null: np.ndarray
+    place: str = ""
+
+    @property
+    def p(self) -> float:
+        """How often chance finds as much."""
+        return p_value(self.leakage, self.null)
+
+    @property
+    def bound(self) -> float:
+        """What is above it has a p of at most .05."""
+        return upper_bound(self.null)
+
+    @property
+    def can_tell(self) -> bool:
+        """Whether anything that could be found would be beyond chance; not with a few users."""
+        return self.bound < MOST_LEAKAGE
+
+    @property
+    def leaks(self) -> bool:
+        """Whether more is found than the worst finds by chance in 95 of 100 cases."""
+        return self.p <= LEVEL
 
 
 def null_of_the_worst(
@@ -83,7 +116,7 @@ def _permuted(
     shuffled[known] = labels[rng.permutation(known)]
     own = replace(protocol, seed=derive(protocol.seed, "null", number) % 2**31)
     found = out_of_sample(embedding, shuffled, attackers, own, quiet=True)
-    return max(leakage([auc(one, shuffled) for one in rows]) for rows in found.values())
+    return max(two_sided([auc(one, shuffled) for one in rows]) for rows in found.values())
 
 
 def verdict(attackers: Mapping[str, Any], null: Sequence[float]) -> dict[str, Any]:
@@ -94,16 +127,15 @@ def verdict(attackers: Mapping[str, Any], null: Sequence[float]) -> dict[str, An
         the leakage is above the null's 95th percentile.
     """
     worst = Worst.of(attackers)
-    values = np.array(null)
-    p = p_value(worst.leakage, values)
+    found = Judged(worst.attacker, worst.auc, worst.leakage, np.array(null))
     return {
-        "worst": worst.attacker,
-        "auc": worst.auc,
-        "leakage": worst.leakage,
-        "null": {"mean": float(values.mean()), "95": upper_bound(values), "values": list(null)},
-        "p": p,
-        "leaks": p <= LEVEL,
-        "can_tell": upper_bound(values) < MOST_LEAKAGE,
+        "worst": found.attacker,
+        "auc": found.auc,
+        "leakage": found.leakage,
+        "null": {"mean": float(found.null.mean()), "95": found.bound, "values": list(null)},
+        "p": found.p,
+        "leaks": found.leaks,
+        "can_tell": found.can_tell,
     }
 
 
