@@ -10,7 +10,7 @@ transductive method has learnt is where these very users go: it can't be applied
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -72,10 +72,14 @@ class TransductiveEraser(Eraser):
         return {name: self.edited[name].clone() for name in tables}
 
 
-def share_moved(before: np.ndarray, after: np.ndarray) -> float:
+Vectors = TypeVar("Vectors", np.ndarray, Tensor)
+
+
+def share_moved(before: Vectors, after: Vectors) -> float:
     """||x' - x||_F / ||x||_F; 0 where nothing moved."""
-    change = float(np.linalg.norm(after - before))
-    return change / float(np.linalg.norm(before)) if change else 0.0
+    norm = torch.linalg.norm if isinstance(before, Tensor) else np.linalg.norm
+    change = norm(after - before)
+    return float(change / norm(before)) if change else 0.0  # an embedding of zeros stays one
 
 
 def side_by_side(tables: UserTables) -> np.ndarray:

@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from methods.base import Fit, TopScorer
-from methods.eraser import Labels, TransductiveEraser, UserTables
+from methods.eraser import Labels, TransductiveEraser, UserTables, share_moved
 from methods.losses.objective import Objective
 from methods.losses.regularizers import frobenius, ranking
 from utils.errors import UserError
@@ -326,13 +326,6 @@ def unlearn(
         chance = problem.chance(theta_star), problem.chance(theta)
     spread = class_spread(theta[known], labels[known])
     return Unlearned(theta, share_moved(theta_star, theta), spread, history, chance, seconds)
-
-
-def share_moved(theta_star: Tensor, theta: Tensor) -> float:
-    """||θ - θ*||_F / ||θ*||_F; 0 where nothing moved."""
-    change = (theta - theta_star).norm()
-    moved = change / theta_star.norm() if change else change  # an embedding of zeros stays one
-    return moved.item()
 
 
 def class_spread(theta: Tensor, labels: Tensor) -> float:
