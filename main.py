@@ -28,16 +28,10 @@ from data.prepare import PrepareSettings, locked_dataset, prepared_folder
 from data.sampling import NegativeSampler
 from data.sources.formats import default_min_interactions
 from data.tables.files import load_table, save_table
-from data.tables.formats import format_of
+from data.tables.formats import format_of, save_array
 from data.tables.labels import load_labels
 from data.tables.manifest import manifest, manifest_path
-from data.tables.run_files import (
-    load_embedding,
-    save_embedding,
-    save_lists,
-    save_places,
-    save_users,
-)
+from data.tables.run_files import load_embedding, save_places, save_users
 from data.tables.user_table import UserTable, check_squares
 from methods import METHODS, ExperimentConfig
 from methods.base import TopScorer
@@ -48,7 +42,7 @@ from methods.unlearning import Eq1Options
 from models import MODELS, EmbeddingScorer, Recommender, build_model, top_items
 from models.training.loop import train
 from models.training.step import TrainingSettings
-from utils.audit.baselines import widest
+from utils.audit.baselines import LISTED, widest
 from utils.cli import Command, execute
 from utils.config import Group, RunConfig, identity
 from utils.errors import UserError
@@ -73,8 +67,6 @@ from utils.threads import Threads
 
 log = logging.getLogger(__name__)
 
-RECOMMENDED = 20
-"""Items of a user's list that is kept."""
 MOST_SCORES = 2**27
 """Scores of users and items that are held at once: 512 MiB."""
 
@@ -323,7 +315,7 @@ def unlearn_table(
     eraser = fit(config, tables, known, None, threads, folder)
     keep_eraser(config, eraser, known, folder)
     edited = with_people(source, table, eraser.apply(tables)[table.name])
-    save_embedding(folder.embedding_path, edited)
+    save_array(folder.embedding_path, edited)
     if (path := edited_path(folder.path, source)) != folder.embedding_path:
         save_table(path, table.edited(edited), source)
     write_json_lines(folder.path / "metrics.jsonl", eraser.history)
@@ -460,14 +452,14 @@ def save(
     of every place, the recommended items, the test metrics. Returns these metrics' means.
     """
     save_weights(folder.weights_path(config.target_model), model.state_dict())
-    save_embedding(folder.embedding_path, model.user_embedding.detach().cpu().numpy())
+    save_array(folder.embedding_path, model.user_embedding.detach().cpu().numpy())
     vectors = {**model.user_tables(), **model.served()}
     places = {name: tensor.detach().cpu().numpy() for name, tensor in vectors.items()}
     places["scores"] = scores_of_users(model, dataset, config.seed)
     save_places(folder.places_path, places)
-    top = min(RECOMMENDED, dataset.n_items)
+    top = min(LISTED, dataset.n_items)
     lists = top_items(model, dataset.n_users, dataset.n_items, top, dataset.train)
-    save_lists(folder.lists_path, lists.cpu().numpy())
+    save_array(folder.lists_path, lists.int().cpu().numpy())
     of_users = evaluate_users(model.scorer(), dataset.test)
     columns = {name: np.full(dataset.n_users, np.nan) for name in of_users}
     for name, values in of_users.items():

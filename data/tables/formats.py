@@ -118,9 +118,14 @@ def _read_npy(path: Path) -> list[UserTable]:
     return _named(path, read_arrays(path))
 
 
-def _save_npy(path: Path, table: UserTable, like: Path | None) -> None:
+def save_array(path: Path, array: np.ndarray) -> None:
+    """Write an array as .npy."""
     with replace_file(path) as file:
-        np.save(file, np.ascontiguousarray(table.vectors), allow_pickle=False)
+        np.save(file, np.ascontiguousarray(array), allow_pickle=False)
+
+
+def _save_npy(path: Path, table: UserTable, like: Path | None) -> None:
+    save_array(path, table.vectors)
 
 
 def _save_npz(path: Path, table: UserTable, like: Path | None) -> None:

@@ -12,26 +12,13 @@ import pandas as pd
 from data.tables.formats import read_arrays
 from data.tables.user_table import UserTable, check_table, is_table
 from utils.errors import UserError, first_line
-from utils.runs.files import file_checksum, replace_file
-
-
-def save_embedding(path: Path, embedding: np.ndarray) -> str:
-    """Write an embedding as .npy; returns the file's SHA-256."""
-    with replace_file(path) as file:
-        np.save(file, np.ascontiguousarray(embedding), allow_pickle=False)
-    return file_checksum(path)
+from utils.runs.files import replace_file
 
 
 def save_places(path: Path, places: Mapping[str, np.ndarray]) -> None:
     """Write users' vectors of several places, each (n_users, d), as one .npz."""
     with replace_file(path) as file:
         np.savez(file, allow_pickle=False, **dict(places))
-
-
-def save_lists(path: Path, lists: np.ndarray) -> None:
-    """Write users' lists of item numbers, (n_users, k), as int32 .npy."""
-    with replace_file(path) as file:
-        np.save(file, lists.astype(np.int32), allow_pickle=False)
 
 
 def save_users(path: Path, ids: Sequence[str], columns: Mapping[str, np.ndarray]) -> None:

@@ -22,7 +22,7 @@ DIRECTIONS = 64
 TENTHS = 10
 
 LISTED = 20
-"""Items of a list, as main.py keeps them."""
+"""Items of a user's list that is kept."""
 
 
 def history_baselines(
