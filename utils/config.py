@@ -1,8 +1,9 @@
 """The two JSON files as frozen dataclasses, checked by pydantic once, at the door.
 
-Each field's type with its bounds, default and docstring stand together below; the JSON schema is
-made from them, and `--help` and the error messages from the schema, so that they can't drift. A key
-that distinguishes runs belongs to a `Group`; the keys of a run's groups are its identity.
+Each field's type with its bounds, default and docstring stand together below, but for two keys of
+both configs, which have their docstring in their type; the JSON schema is made from them, and
+`--help` and the error messages from the schema, so that they can't drift. A key that distinguishes
+runs belongs to a `Group`; the keys of a run's groups are its identity.
 """
 
 import dataclasses
@@ -57,6 +58,25 @@ Groups = Collection[Group | type]
 """What a method's result depends on: keys of a group, and the options of the method, a class."""
 
 Scope = Literal["embedding", "tables", "served"]
+
+Embedding = Annotated[
+    File | None,
+    Field(
+        description="""Your own embedding (n_users, d) instead of a model and a dataset: .npy, .npz,
+        .parquet, .safetensors, PyTorch's .pt, .pth, .bin or .ckpt (tensors alone), .csv, .tsv,
+        word2vec's .txt or .vec, RecBole's .useremb."""
+    ),
+]
+LabelFile = Annotated[
+    File | None,
+    Field(
+        description="""Its users' labels: a .npy, .npz, .parquet or text file (CSV or other
+        separators) with a column named like `attribute`, joined by id where both files have a
+        column of ids (user_id, user, uid, id, ...), else row by row. Empty, NaN or a negative
+        number is unknown; a whole number is one class however it is spelt (0, 0.0, "0"); anything
+        else is text as spelt ("NA", "None")."""
+    ),
+]
 
 
 @dataclass(frozen=True, config=CHECKED)
@@ -136,19 +156,11 @@ class RunConfig:
     all user "tables" side by side, or what is "served": then the model keeps the vectors that its
     scores are made of instead of those that they come from (lgn: the propagated ones; layer 0 is
     gone)."""
-    user_embedding: File | None = key(None, Group.PLACE)
-    """Your own embedding (n_users, d) instead of a model and a dataset: .npy, .npz, .parquet,
-    .safetensors, PyTorch's .pt, .pth, .bin or .ckpt (tensors alone), .csv, .tsv, word2vec's .txt or
-    .vec, RecBole's .useremb."""
+    user_embedding: Embedding = key(None, Group.PLACE)
     table: Text | None = key(None, Group.PLACE)
     """Which table of a file with several: the name of an array, tensor or column. null = the only
     one, or the one called user_embedding."""
-    labels: File | None = key(None, Group.PLACE)
-    """Its users' labels: a .npy, .npz, .parquet or text file (CSV or other separators) with a
-    column named like `attribute`, joined by id where both files have a column of ids (user_id,
-    user, uid, id, ...), else row by row. Empty, NaN or a negative number is unknown; a whole number
-    is one class however it is spelt (0, 0.0, "0"); anything else is text as spelt ("NA", "None").
-    """
+    labels: LabelFile = key(None, Group.PLACE)
     output: File | None = key(None, Group.PLACE)
     """Where to write the edited embedding besides the run folder, in the format of this name: the
     same as the file's keeps all else that it holds, another has ids and vectors. Beside it a run
@@ -241,19 +253,11 @@ class AttackConfig:
     """The same: how many times the balanced users are split in folds."""
     attack_seed: Natural = key(0, Group.ATTACK)
     """Seed of the draws and the attackers."""
-    user_embedding: File | None = key(None, Group.PLACE)
-    """Your own embedding (n_users, d) instead of a model and a dataset: .npy, .npz, .parquet,
-    .safetensors, PyTorch's .pt, .pth, .bin or .ckpt (tensors alone), .csv, .tsv, word2vec's .txt or
-    .vec, RecBole's .useremb."""
+    user_embedding: Embedding = key(None, Group.PLACE)
     table: Text | None = key(None, Group.PLACE)
     """Which table of a file with several: the name of an array, tensor or column. null = the only
     one, or the one called user_embedding; an audit takes all of users."""
-    labels: File | None = key(None, Group.PLACE)
-    """Its users' labels: a .npy, .npz, .parquet or text file (CSV or other separators) with a
-    column named like `attribute`, joined by id where both files have a column of ids (user_id,
-    user, uid, id, ...), else row by row. Empty, NaN or a negative number is unknown; a whole number
-    is one class however it is spelt (0, 0.0, "0"); anything else is text as spelt ("NA", "None").
-    """
+    labels: LabelFile = key(None, Group.PLACE)
     results_path: File = key("exp_results/", Group.PLACE)
     """Folder of the run folders."""
     record: File | None = key(None, Group.PLACE)
