@@ -12,10 +12,8 @@ if __name__ == "__main__":  # before the imports that take their time
 
     start("main")
 
-import logging
-import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,22 +25,22 @@ from data.dataset import Attribute, Dataset, load_attribute, load_dataset
 from data.prepare import PrepareSettings, locked_dataset, prepared_folder
 from data.sampling import NegativeSampler
 from data.sources.formats import default_min_interactions
-from data.tables.files import load_table, save_table
-from data.tables.formats import format_of, save_array
+from data.tables.files import load_table, save_table, with_people
+from data.tables.formats import save_array
 from data.tables.labels import load_labels
-from data.tables.manifest import manifest, manifest_path
-from data.tables.run_files import load_embedding, save_places, save_users
+from data.tables.manifest import hand_over
+from data.tables.run_files import save_places, save_users
 from data.tables.user_table import UserTable, check_squares
 from methods import METHODS, ExperimentConfig
 from methods.base import TopScorer
-from methods.eraser import Eraser, UserTables, share_moved
-from methods.eraser_files import About, load_eraser, save_eraser
+from methods.checks import check_run, ranks
+from methods.eraser import Eraser, UserTables
+from methods.eraser_files import About, apply_fitted, save_eraser
 from methods.leace import AffineEraser
-from methods.unlearning import Eq1Options
-from models import MODELS, EmbeddingScorer, Recommender, build_model, top_items
+from models import MODELS, EmbeddingScorer, Recommender, build_model, scores_of_users, top_items
 from models.training.loop import train
 from models.training.step import TrainingSettings
-from utils.audit.baselines import LISTED, widest
+from utils.audit.baselines import LISTED
 from utils.cli import Command, execute
 from utils.config import Group, RunConfig, identity
 from utils.errors import UserError
@@ -50,25 +48,13 @@ from utils.messages import sweep_table
 from utils.metrics import evaluate_users, means
 from utils.reproduction import renew_report
 from utils.runs.checkpoint import CheckpointFile
-from utils.runs.files import file_checksum, write_json, write_json_lines
-from utils.runs.folder import (
-    RunFolder,
-    check_outputs,
-    edited_path,
-    load_weights,
-    run_path,
-    save_weights,
-)
-from utils.runs.records import check_recordable, runs
+from utils.runs.files import file_checksum, write_json_lines
+from utils.runs.folder import RunFolder, edited_path, load_weights, run_path, save_weights
+from utils.runs.records import runs
 from utils.runs.session import session
 from utils.runtime import available_cores, resolve_device
 from utils.seeds import numpy_generator, torch_generator
 from utils.threads import Threads
-
-log = logging.getLogger(__name__)
-
-MOST_SCORES = 2**27
-"""Scores of users and items that are held at once: 512 MiB."""
 
 
 def run(config: RunConfig, asked: bool = True) -> dict[str, Any]:
@@ -203,11 +189,6 @@ def load_prepared(config: RunConfig) -> tuple[Dataset, Attribute | None]:
     return dataset, attribute
 
 
-def ranks(options: Any) -> bool:
-    """Whether a method with these options needs the recommender's scores."""
-    return isinstance(options, Eq1Options) and options.regularizer == "ranking"
-
-
 def fresh_model(config: RunConfig, dataset: Dataset) -> Recommender:
     """The recommender before training; the same on every device."""
 
@@ -322,23 +303,6 @@ def unlearn_table(
     return recorded(eraser, given.dtype)
 
 
-def with_people(source: Path, table: UserTable, people: Tensor) -> np.ndarray:
-    """The table's vectors with the people's, all but [PAD]'s, edited; of the table's dtype.
-
-    Raises:
-        UserError: a value that this dtype can't hold.
-    """
-    edited = table.vectors.copy()
-    with np.errstate(over="ignore"):  # said below
-        edited[table.people] = people.cpu().numpy()
-    if not np.isfinite(edited).all():
-        raise UserError(
-            f"{source}: an edited value is beyond {edited.dtype}; nothing is saved: divide "
-            "all by a constant, or save it as float32"
-        )
-    return edited
-
-
 def keep_eraser(config: RunConfig, eraser: Eraser, data: Data, folder: RunFolder) -> None:
     """Write the map that can be given to users who come later, of one table; a transductive method
     has none.
@@ -351,68 +315,6 @@ def keep_eraser(config: RunConfig, eraser: Eraser, data: Data, folder: RunFolder
         users = int((data.labels >= 0).sum())
         about = About(config.method, config.attribute, users, fitted_on)
         save_eraser(folder.eraser_path, eraser, about)
-
-
-def apply_fitted(config: RunConfig) -> dict[str, Any]:
-    """Edit the table of a file by an eraser that was fitted before, and write it; [PAD] stays.
-
-    Raises:
-        UserError: the eraser is of tables of other dimensions.
-    """
-    assert config.eraser and config.user_embedding and config.output
-    start = time.perf_counter()
-    source, target = Path(config.user_embedding), Path(config.output)
-    eraser, about = load_eraser(Path(config.eraser))
-    table = load_table(source, config.table)
-    given, people = table.vectors, table.people
-    widths = list(eraser.widths.values())
-    if widths != [given.shape[1]]:
-        raise UserError(
-            f"{config.eraser} was fitted on {' and '.join(map(str, widths))} dimensions, {source} "
-            f"has {given.shape[1]}"
-        )
-    (name,) = eraser.widths
-    vectors = torch.from_numpy(given[people])
-    edited = with_people(source, table, eraser.apply({name: vectors})[name])
-    save_table(target, table.edited(edited), source)
-    manifest_path(target).unlink(missing_ok=True)  # of what was there before
-    log.info(
-        "%s: %s of %d users, by %s fitted on %d users; moved by %.3f of its norm",
-        target,
-        METHODS[about.method].title,
-        int(people.sum()),
-        config.eraser,
-        about.users,
-        share_moved(given.astype(np.float64), edited.astype(np.float64)),
-    )
-    log.info(
-        "  what it hides of users whom it has not seen is for an audit to say: python attack.py "
-        "attack=audit user_embedding=%s labels=FILE attribute=%s",
-        target,
-        about.attribute,
-    )
-    return {"config": asdict(config), "seconds": time.perf_counter() - start}
-
-
-def hand_over(
-    config: RunConfig, table: UserTable, folder: RunFolder, summary: Mapping[str, Any]
-) -> None:
-    """Write the edited embedding where, and in the format that, the config says; beside it what was
-    done, for whoever loads it into a store.
-
-    Raises:
-        UserError: the run's embedding is no longer there, or another one.
-    """
-    assert config.output and config.user_embedding and config.labels
-    source, target = Path(config.user_embedding), Path(config.output)
-    check_outputs(folder.path, folder.embedding_path)
-    edited = load_embedding(folder.embedding_path)
-    save_table(target, table.edited(edited), source)
-    write_json(
-        manifest_path(target),
-        manifest(source, table, Path(config.labels), target, edited, summary),
-    )
-    log.info("  handed over: %s, and what was done in %s", target, manifest_path(target))
 
 
 def fit(
@@ -455,7 +357,7 @@ def save(
     save_array(folder.embedding_path, model.user_embedding.detach().cpu().numpy())
     vectors = {**model.user_tables(), **model.served()}
     places = {name: tensor.detach().cpu().numpy() for name, tensor in vectors.items()}
-    places["scores"] = scores_of_users(model, dataset, config.seed)
+    places["scores"] = scores_of_users(model, dataset.n_users, dataset.n_items, config.seed)
     save_places(folder.places_path, places)
     top = min(LISTED, dataset.n_items)
     lists = top_items(model, dataset.n_users, dataset.n_items, top, dataset.train)
@@ -466,103 +368,6 @@ def save(
         columns[name][dataset.test.users.cpu()] = values.cpu()
     save_users(folder.users_path, dataset.user_ids, columns)
     return means(of_users)
-
-
-def scores_of_users(model: Recommender, dataset: Dataset, seed: int) -> np.ndarray:
-    """(n_users, d): the users' scores of all items, or of so many as are held at once, in the
-    coordinates of their widest directions; an item's mean says nothing of a user.
-    """
-    device = dataset.train.device
-    items = torch.arange(dataset.n_items, device=device)
-    items = items[:: -(-dataset.n_users * dataset.n_items // MOST_SCORES)]
-    users = torch.arange(dataset.n_users, device=device)
-    scores = model.scorer()(users[:, None], items.expand(dataset.n_users, -1))
-    return widest((scores - scores.mean(0)).cpu().numpy(), seed)
-
-
-def check_run(config: RunConfig) -> None:
-    """Refuse keys that make no sense together.
-
-    Raises:
-        UserError: says which, and what to do.
-    """
-    resolve_device(config.device)
-    path = config.user_embedding
-    if config.eraser:
-        check_eraser(config)
-        return
-    if config.target_model == "user_embedding.npy":
-        raise UserError("target_model can't be \"user_embedding.npy\", the embedding's own name")
-    if config.labels and not path:
-        raise UserError(f"labels {config.labels} belongs to user_embedding=FILE, which is missing")
-    method = METHODS[config.method]
-    options = method.options_of(config)
-    if path and not (method.fit and config.labels and not ranks(options)):
-        able = ", ".join(name for name in METHODS if METHODS[name].fit)
-        raise UserError(
-            f"user_embedding {path} needs labels=FILE, a method that edits a finished embedding "
-            f'({able}) and regularizer "frobenius": there is no model to train or to rank with'
-        )
-    if (config.output or config.table) and not path:
-        what = "output" if config.output else "table"
-        raise UserError(f"{what} belongs to user_embedding=FILE, which is missing")
-    if path and config.labels_seen < 1:
-        raise UserError(
-            f"labels_seen {config.labels_seen:g} is of a run on a dataset; leave labels out of "
-            f"{config.labels} instead"
-        )
-    if path:
-        check_formats(config)
-    if path and config.scope != "embedding":
-        raise UserError(
-            f'scope "{config.scope}" is of a recommender; user_embedding {path} is one table'
-        )
-    exact = isinstance(options, Eq1Options) and options.unlearn_optimizer == "exact"
-    if exact and (config.method != "u2u" or ranks(options)):
-        raise UserError(
-            f'method "{config.method}" with regularizer "{options.regularizer}" has no closed '
-            'form, only "u2u" with "frobenius"; take unlearn_optimizer "adam"'
-        )
-    check_recordable(config)
-
-
-def check_eraser(config: RunConfig) -> None:
-    """Refuse an eraser without a table to edit, or with a method beside it.
-
-    Raises:
-        UserError: says which.
-    """
-    if not (config.user_embedding and config.output):
-        raise UserError(f"eraser {config.eraser} needs user_embedding=FILE to edit and output=FILE")
-    if config.method != "original" or config.labels:
-        raise UserError(
-            f"eraser {config.eraser} was fitted before; leave method and labels out, which are for "
-            "fitting one"
-        )
-    if config.record:
-        raise UserError(
-            f"record {config.record} is of runs, and an eraser's use is none; leave it out"
-        )
-    check_formats(config)
-
-
-def check_formats(config: RunConfig) -> None:
-    """Refuse names of files that can't be read or written, and to write over what is read.
-
-    Raises:
-        UserError: says which.
-    """
-    assert config.user_embedding
-    format_of(Path(config.user_embedding))
-    if not config.output:
-        return
-    target = Path(config.output)
-    format_of(target)
-    written = [path.resolve() for path in (target, manifest_path(target))]
-    for name in ("user_embedding", "labels", "eraser"):
-        path = getattr(config, name)
-        if path and Path(path).resolve() in written:
-            raise UserError(f"output {target} would write over {name} {path}; give it another name")
 
 
 def same(config: RunConfig) -> str:

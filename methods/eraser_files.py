@@ -4,18 +4,28 @@ Only a map that asks for nobody's label can be given to others; of our methods t
 """
 
 import json
-from dataclasses import dataclass
+import logging
+import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors import safe_open
 from safetensors.numpy import save
 
+from data.tables.files import load_table, save_table, with_people
 from data.tables.formats import reading
+from data.tables.manifest import manifest_path
+from methods import METHODS
+from methods.eraser import share_moved
 from methods.leace import AffineEraser
+from utils.config import RunConfig
 from utils.errors import UserError
 from utils.runs.files import replace_file
+
+log = logging.getLogger(__name__)
 
 VERSION = "1"
 """Of the file's content; a reader refuses others."""
@@ -72,3 +82,44 @@ def load_eraser(path: Path) -> tuple[AffineEraser, About]:
         ):
             raise UserError(f"{path}: its numbers are damaged; make it again")
         return AffineEraser(widths, centre, projection, {}, []), about
+
+
+def apply_fitted(config: RunConfig) -> dict[str, Any]:
+    """Edit the table of a file by an eraser that was fitted before, and write it; [PAD] stays.
+
+    Raises:
+        UserError: the eraser is of tables of other dimensions.
+    """
+    assert config.eraser and config.user_embedding and config.output
+    start = time.perf_counter()
+    source, target = Path(config.user_embedding), Path(config.output)
+    eraser, about = load_eraser(Path(config.eraser))
+    table = load_table(source, config.table)
+    given, people = table.vectors, table.people
+    widths = list(eraser.widths.values())
+    if widths != [given.shape[1]]:
+        raise UserError(
+            f"{config.eraser} was fitted on {' and '.join(map(str, widths))} dimensions, {source} "
+            f"has {given.shape[1]}"
+        )
+    (name,) = eraser.widths
+    vectors = torch.from_numpy(given[people])
+    edited = with_people(source, table, eraser.apply({name: vectors})[name])
+    save_table(target, table.edited(edited), source)
+    manifest_path(target).unlink(missing_ok=True)  # of what was there before
+    log.info(
+        "%s: %s of %d users, by %s fitted on %d users; moved by %.3f of its norm",
+        target,
+        METHODS[about.method].title,
+        int(people.sum()),
+        config.eraser,
+        about.users,
+        share_moved(given.astype(np.float64), edited.astype(np.float64)),
+    )
+    log.info(
+        "  what it hides of users whom it has not seen is for an audit to say: python attack.py "
+        "attack=audit user_embedding=%s labels=FILE attribute=%s",
+        target,
+        about.attribute,
+    )
+    return {"config": asdict(config), "seconds": time.perf_counter() - start}

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -9,10 +10,22 @@ from models.base import EmbeddingScorer, Recommender, Scorer
 from models.blocks import block_rows
 from models.lightgcn import LightGCN
 from models.ncf import NCF
+from utils.audit.baselines import widest
 
-__all__ = ["MODELS", "EmbeddingScorer", "Recommender", "Scorer", "build_model", "top_items"]
+__all__ = [
+    "MODELS",
+    "EmbeddingScorer",
+    "Recommender",
+    "Scorer",
+    "build_model",
+    "scores_of_users",
+    "top_items",
+]
 
 MODELS: dict[str, type[Recommender]] = {"ncf": NCF, "lgn": LightGCN}
+
+MOST_SCORES = 2**27
+"""Scores of users and items that are held at once: 512 MiB."""
 
 
 def build_model(
@@ -57,3 +70,14 @@ def top_items(
             scores[known[:, 0] - users[0], known[:, 1]] = -torch.inf
         found.append(scores.topk(top).indices)
     return torch.cat(found)
+
+
+def scores_of_users(model: Recommender, n_users: int, n_items: int, seed: int) -> np.ndarray:
+    """(n_users, d): the users' scores of all items, or of so many as are held at once, in the
+    coordinates of their widest directions; an item's mean says nothing of a user.
+    """
+    device = model.user_embedding.device
+    items = torch.arange(n_items, device=device)[:: -(-n_users * n_items // MOST_SCORES)]
+    users = torch.arange(n_users, device=device)
+    scores = model.scorer()(users[:, None], items.expand(n_users, -1))
+    return widest((scores - scores.mean(0)).cpu().numpy(), seed)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import attack
 import main
-from data.tables.files import load_table, load_tables, save_table
+from data.tables.files import load_table, load_tables, save_table, with_people
 from data.tables.formats import FORMATS
 from data.tables.user_table import UserTable
 from utils.errors import UserError
@@ -426,8 +426,8 @@ def test_half_precision_that_overflows_is_said_and_nothing_saved():
     with pytest.raises(
         UserError, match=r"x.npy: an edited value is beyond float16; nothing is saved"
     ):
-        main.with_people(Path("x.npy"), table, edited)
-    assert main.with_people(Path("x.npy"), table, edited / 2).dtype == np.float16
+        with_people(Path("x.npy"), table, edited)
+    assert with_people(Path("x.npy"), table, edited / 2).dtype == np.float16
 
 
 def test_nothing_that_is_read_is_written_over(workspace, capsys):

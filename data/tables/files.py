@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from data.tables.formats import NPY, format_of
 from data.tables.user_table import UserTable, check_table, is_table
@@ -82,6 +83,23 @@ def save_table(path: Path, table: UserTable, like: Path) -> None:
     if form is NPY and table.ids is not None:
         log.warning("%s: .npy holds no ids; its rows are in the order of %s", path, like)
     form.save(path, table, like if form is own else None)
+
+
+def with_people(source: Path, table: UserTable, people: Tensor) -> np.ndarray:
+    """The table's vectors with the people's, all but [PAD]'s, edited; of the table's dtype.
+
+    Raises:
+        UserError: a value that this dtype can't hold.
+    """
+    edited = table.vectors.copy()
+    with np.errstate(over="ignore"):  # said below
+        edited[table.people] = people.cpu().numpy()
+    if not np.isfinite(edited).all():
+        raise UserError(
+            f"{source}: an edited value is beyond {edited.dtype}; nothing is saved: divide "
+            "all by a constant, or save it as float32"
+        )
+    return edited
 
 
 def _copies(tables: list[UserTable], edited: UserTable) -> list[str]:

@@ -1,5 +1,6 @@
 """What stands beside an embedding that is handed over: what was edited, by what, from what."""
 
+import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -7,9 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from data.tables.files import save_table
 from data.tables.formats import format_of
+from data.tables.run_files import load_embedding
 from data.tables.user_table import UserTable
-from utils.runs.files import file_checksum
+from utils.config import RunConfig
+from utils.runs.files import file_checksum, write_json
+from utils.runs.folder import RunFolder, check_outputs
+
+log = logging.getLogger(__name__)
 
 VERSION = 1
 
@@ -68,3 +75,24 @@ def manifest(
         },
         "environment": summary["environment"],
     }
+
+
+def hand_over(
+    config: RunConfig, table: UserTable, folder: RunFolder, summary: Mapping[str, Any]
+) -> None:
+    """Write the edited embedding where, and in the format that, the config says; beside it what was
+    done, for whoever loads it into a store.
+
+    Raises:
+        UserError: the run's embedding is no longer there, or another one.
+    """
+    assert config.output and config.user_embedding and config.labels
+    source, target = Path(config.user_embedding), Path(config.output)
+    check_outputs(folder.path, folder.embedding_path)
+    edited = load_embedding(folder.embedding_path)
+    save_table(target, table.edited(edited), source)
+    write_json(
+        manifest_path(target),
+        manifest(source, table, Path(config.labels), target, edited, summary),
+    )
+    log.info("  handed over: %s, and what was done in %s", target, manifest_path(target))

@@ -1,0 +1,146 @@
+"""Keys that make no sense together: refused before either command starts."""
+
+from pathlib import Path
+from typing import Any
+
+from data.tables.formats import format_of
+from data.tables.manifest import manifest_path
+from methods import METHODS
+from methods.unlearning import Eq1Options
+from utils.config import AttackConfig, RunConfig
+from utils.errors import UserError
+from utils.runs.records import check_recordable
+from utils.runtime import resolve_device
+
+FEWEST_PERMUTATIONS = 19
+"""With fewer the largest of a null is no 95th percentile."""
+
+
+def check_run(config: RunConfig) -> None:
+    """Refuse keys that make no sense together.
+
+    Raises:
+        UserError: says which, and what to do.
+    """
+    resolve_device(config.device)
+    path = config.user_embedding
+    if config.eraser:
+        check_eraser(config)
+        return
+    if config.target_model == "user_embedding.npy":
+        raise UserError("target_model can't be \"user_embedding.npy\", the embedding's own name")
+    if config.labels and not path:
+        raise UserError(f"labels {config.labels} belongs to user_embedding=FILE, which is missing")
+    method = METHODS[config.method]
+    options = method.options_of(config)
+    if path and not (method.fit and config.labels and not ranks(options)):
+        able = ", ".join(name for name in METHODS if METHODS[name].fit)
+        raise UserError(
+            f"user_embedding {path} needs labels=FILE, a method that edits a finished embedding "
+            f'({able}) and regularizer "frobenius": there is no model to train or to rank with'
+        )
+    if (config.output or config.table) and not path:
+        what = "output" if config.output else "table"
+        raise UserError(f"{what} belongs to user_embedding=FILE, which is missing")
+    if path and config.labels_seen < 1:
+        raise UserError(
+            f"labels_seen {config.labels_seen:g} is of a run on a dataset; leave labels out of "
+            f"{config.labels} instead"
+        )
+    if path:
+        check_formats(config)
+    if path and config.scope != "embedding":
+        raise UserError(
+            f'scope "{config.scope}" is of a recommender; user_embedding {path} is one table'
+        )
+    exact = isinstance(options, Eq1Options) and options.unlearn_optimizer == "exact"
+    if exact and (config.method != "u2u" or ranks(options)):
+        raise UserError(
+            f'method "{config.method}" with regularizer "{options.regularizer}" has no closed '
+            'form, only "u2u" with "frobenius"; take unlearn_optimizer "adam"'
+        )
+    check_recordable(config)
+
+
+def check_eraser(config: RunConfig) -> None:
+    """Refuse an eraser without a table to edit, or with a method beside it.
+
+    Raises:
+        UserError: says which.
+    """
+    if not (config.user_embedding and config.output):
+        raise UserError(f"eraser {config.eraser} needs user_embedding=FILE to edit and output=FILE")
+    if config.method != "original" or config.labels:
+        raise UserError(
+            f"eraser {config.eraser} was fitted before; leave method and labels out, which are for "
+            "fitting one"
+        )
+    if config.record:
+        raise UserError(
+            f"record {config.record} is of runs, and an eraser's use is none; leave it out"
+        )
+    check_formats(config)
+
+
+def check_formats(config: RunConfig) -> None:
+    """Refuse names of files that can't be read or written, and to write over what is read.
+
+    Raises:
+        UserError: says which.
+    """
+    assert config.user_embedding
+    format_of(Path(config.user_embedding))
+    if not config.output:
+        return
+    target = Path(config.output)
+    format_of(target)
+    written = [path.resolve() for path in (target, manifest_path(target))]
+    for name in ("user_embedding", "labels", "eraser"):
+        path = getattr(config, name)
+        if path and Path(path).resolve() in written:
+            raise UserError(f"output {target} would write over {name} {path}; give it another name")
+
+
+def ranks(options: Any) -> bool:
+    """Whether a method with these options needs the recommender's scores."""
+    return isinstance(options, Eq1Options) and options.regularizer == "ranking"
+
+
+def check_attack(config: AttackConfig) -> None:
+    """Refuse keys that make no sense together."""
+    if config.user_embedding and not config.labels:
+        raise UserError(
+            f"user_embedding {config.user_embedding} needs labels=FILE: who trains the attacker?"
+        )
+    if config.labels and not config.user_embedding:
+        raise UserError(f"labels {config.labels} belongs to user_embedding=FILE, which is missing")
+    if config.table and not config.user_embedding:
+        raise UserError("table belongs to user_embedding=FILE, which is missing")
+    if config.user_embedding:
+        format_of(Path(config.user_embedding))
+    if config.user_embedding and config.place != AttackConfig.place:
+        raise UserError(
+            f"place {config.place} is of a run of main.py; user_embedding {config.user_embedding} "
+            "is the place itself: leave place out"
+        )
+    if config.audit_whom == "unseen" and config.attack != "audit":
+        raise UserError("audit_whom is for audits; add attack=audit")
+    if config.user_embedding and config.labels_seen < 1:
+        raise UserError("labels_seen is of a run of main.py; leave it out beside user_embedding")
+    if config.audit_whom == "unseen" and config.labels_seen == 1:
+        raise UserError(
+            'audit_whom "unseen" is of a run whose method was shown a share of the labels; add '
+            "labels_seen=0.5 to it and here"
+        )
+    if config.attack == "audit" and config.place != AttackConfig.place:
+        raise UserError(f"place {config.place} is for attacks; an audit takes every place")
+    if (
+        config.attack == "attack"
+        and config.fail_above == "null-95"
+        and config.null < FEWEST_PERMUTATIONS
+    ):
+        raise UserError(
+            f"fail_above null-95 needs a null of at least {FEWEST_PERMUTATIONS} permutations; add "
+            "null=99"
+        )
+    check_recordable(config)
