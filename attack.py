@@ -162,6 +162,7 @@ def run_audit(config: AttackConfig) -> dict[str, Any]:
             result = {"title": target.title, **result}
             result |= {
                 "treatment": subject.treatment,
+                "remarks": subject.remarks,
                 "config": asdict(config),
                 "seconds": time.perf_counter() - start,
                 "environment": environment(torch.device("cpu")),

@@ -188,6 +188,7 @@ def subject_of_run(config: AttackConfig, folder: Path) -> tuple[Target, Subject]
         metrics=load_users(users_path(folder), METRICS, dataset.n_users),
         before=before,
         treatment=treatment(config, summary, places, first) + audited,
+        remarks=tuple(summary.get("remarks", ())),
         checksums=checksums,
     )
     return target, subject

@@ -112,6 +112,14 @@ def test_classes_read_from_either_side_are_a_leak_in_the_page_too(workspace):
             assert f'<td class="bad">{found["leakage"]:.3f}</td>' in text
 
 
+def test_what_a_run_warns_of_is_in_red_on_the_page(audited):
+    warned = audited[1] | {"remarks": ["it did not work: 75 % of the <b> is left"]}
+    assert "The run itself warns" not in html_page(audit_page(audited[1]))
+    page = html_page(audit_page(warned))
+    assert 'class="banner leaks"><strong>The run itself warns</strong>' in page
+    assert "It did not work: 75 % of the &lt;b&gt; is left." in page
+
+
 def test_a_places_name_may_hold_anything(workspace):
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, 200)

@@ -76,6 +76,8 @@ def test_scopes_edit_what_they_say(workspace, plain_audit, model, scope, edited,
     assert list(audit["places"]) == [*after, "lists"]
     of_scope = ["gmf", "mlp"] if model == "ncf" else ["layer0"]
     named = {"embedding": of_scope[:1], "tables": of_scope, "served": edited}[scope]
+    summary = json.loads((results / "calibrated" / part / "seed-0/summary.json").read_text())
+    assert audit["remarks"] == summary["remarks"]
     assert audit["treatment"].startswith(f"Calibrated edited {', '.join(named)}.")
     assert ("As trained: mlp." in audit["treatment"]) == bool(untouched)
     assert ("Made from what was edited: propagated" in audit["treatment"]) == (

@@ -74,6 +74,7 @@ class Subject:
         metrics: a name -> (n,) value a user of the recommendations' quality; None as above.
         before: the same of the original.
         treatment: what was done to the vectors, in words.
+        remarks: what the run that did it warns of.
         checksums: SHA-256 of the files behind all this.
     """
 
@@ -87,6 +88,7 @@ class Subject:
     metrics: Mapping[str, np.ndarray] | None = None
     before: Mapping[str, np.ndarray] | None = None
     treatment: str = "The vectors are audited as they were given."
+    remarks: tuple[str, ...] = ()
     checksums: Mapping[str, str] = field(default_factory=dict)
 
 

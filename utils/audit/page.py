@@ -253,7 +253,11 @@ def _edited(result: Mapping[str, Any]) -> Section:
         "they are made anew; libraries that refit a user from the history, or propagate vectors "
         "over a graph before serving them, bypass an edited table. Audit what is really served."
     )
-    return Section("What was edited, and what was not", [text])
+    warnings: list[Part] = [
+        Banner("leaks", "The run itself warns", _capital(literal(remark)) + ".")
+        for remark in result["remarks"]
+    ]
+    return Section("What was edited, and what was not", [*warnings, text])
 
 
 def _again(result: Mapping[str, Any]) -> Section:
