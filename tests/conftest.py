@@ -1,20 +1,39 @@
-"""A small synthetic MovieLens in ML-100K's raw format, with a planted gender taste."""
+"""A small synthetic MovieLens in ML-100K's raw format, with a planted gender taste.
 
+The process that only hands out tests reads this too: what takes seconds to import is imported in
+the fixtures.
+"""
+
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-
-from tests.forked import Forked
-from utils.runs.files import write_json
 
 N_USERS, N_ITEMS, PER_USER = 80, 160, 24
+
+PROCESSES = ("attack", "audit", "failures", "interruption", "streams", "structure")
+"""Test files that start a fork server or joblib's workers, which take seconds to start and stay."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """File by file, so that what a module's tests share is made once; PROCESSES all in one place."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "processes" if file in [f"tests/test_{one}.py" for one in PROCESSES] else file
+
+    return Scheduling(config, log)
 
 
 @pytest.fixture(autouse=True)
 def one_thread():
     """What is this small gains nothing from two threads, and they lose much on a busy machine."""
+    import torch
+
     torch.set_num_threads(1)
 
 
@@ -44,9 +63,11 @@ def write_ml100k(folder: Path, seed: int = 0, n_users: int = N_USERS) -> Path:
 @pytest.fixture
 def fork(tmp_path_factory: pytest.TempPathFactory):
     """Start something in the present folder, in a process of its own; see `Forked`."""
+    from tests.forked import Forked
+
     started = []
 
-    def start(*arguments) -> Forked:
+    def start(*arguments):
         started.append(Forked(*arguments, files=tmp_path_factory.mktemp("forked")))
         return started[-1]
 
@@ -79,7 +100,7 @@ def plain_audit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Audits whose page and curves nobody looks at: three points in four of what they cost."""
 
     def numbers_only(path: Path, result: dict) -> Path:
-        write_json(path, result)
+        path.write_text(json.dumps(result))
         return path.with_suffix(".html")
 
     monkeypatch.setattr("attack.save_audit", numbers_only)

@@ -12,11 +12,13 @@ from collections.abc import Callable
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
 import attack
 import main
+from utils.start import start
 
 PROJECT = Path(__file__).resolve().parents[1]
 PROGRAMS = {"main.py": main.main, "attack.py": attack.main}
@@ -29,10 +31,10 @@ class Forked:
         process: its process, of multiprocessing.
     """
 
-    def __init__(self, start: Callable[..., int], *arguments, files: Path):
+    def __init__(self, work: Callable[..., int], *arguments, files: Path):
         self.said = files / "said", files / "complained"
         self.process: BaseProcess = CONTEXT.Process(
-            target=_in_folder, args=(start, Path.cwd(), self.said, arguments)
+            target=_in_folder, args=(work, Path.cwd(), self.said, arguments)
         )
         with contextlib.chdir(PROJECT):  # the server starts with the first
             self.process.start()
@@ -61,18 +63,32 @@ class Forked:
 
 
 def _in_folder(
-    start: Callable[..., int], folder: Path, said: tuple[Path, Path], arguments: tuple
+    work: Callable[..., int], folder: Path, said: tuple[Path, Path], arguments: tuple
 ) -> None:
     os.chdir(folder)
     for number, file in enumerate(said, start=1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666), number)
     sys.stdout.reconfigure(line_buffering=True)
-    sys.exit(start(*arguments))
+    sys.exit(work(*arguments))
 
 
 def command(program: str, *arguments: str) -> int:
     """A command's exit code."""
     return PROGRAMS[program](list(arguments))
+
+
+def started(program: str, *arguments: str) -> NoReturn:
+    """As `python PROGRAM.py` starts a command, its imports made before."""
+    sys.argv = [f"{program}.py", *arguments]
+    start(program)
+
+
+def unread(program: str, *arguments: str) -> NoReturn:
+    """The same whose reader has gone."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    os.dup2(writer, sys.stdout.fileno())
+    started(program, *arguments)
 
 
 def has_imported(module: str) -> int:

@@ -116,7 +116,6 @@ def test_mean_std_and_counts():
     assert result["users"]["train"] == round(0.2 * 2 * smallest)
 
 
-@pytest.mark.xdist_group("loky")  # whose processes take seconds to start
 def test_the_number_of_processes_changes_nothing():
     one = attack(*planted(1.0), ["mlp", "xgb"], protocol(draws=2), jobs=1)
     two = attack(*planted(1.0), ["mlp", "xgb"], protocol(draws=2), jobs=2)

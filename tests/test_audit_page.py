@@ -39,7 +39,6 @@ def audited(page):
     return page, json.loads(page.with_suffix(".json").read_text())
 
 
-@pytest.mark.xdist_group("audited")
 def test_the_pages_numbers_are_the_audits(audited):
     page, result = audited
     text = re.sub(r"<[^>]+>", " ", page.read_text())
@@ -58,7 +57,6 @@ def test_the_pages_numbers_are_the_audits(audited):
     assert "<b>old</b>" not in page.read_text()
 
 
-@pytest.mark.xdist_group("audited")
 def test_nothing_is_loaded_and_no_name_is_given_twice(audited):
     text = audited[0].read_text()
     assert not re.findall(r'(?:src|href)="(?!#|data:)', text)
@@ -68,7 +66,6 @@ def test_nothing_is_loaded_and_no_name_is_given_twice(audited):
     assert audited[0].with_suffix(".md").read_text().startswith("# Can gender be told from")
 
 
-@pytest.mark.xdist_group("audited")
 def test_a_verdict_without_a_leak_says_what_it_is_not(audited):
     result = audited[1]
     result["verdict"] |= {"leaks": False, "p": 0.4}
@@ -134,7 +131,6 @@ def test_a_places_name_may_hold_anything(workspace):
     assert "<i>" not in (workspace / "x.audit-logistic-qda.html").read_text()
 
 
-@pytest.mark.xdist_group("audited")
 @pytest.mark.skipif(not CHROMIUM, reason="no chromium here")
 def test_a_browser_shows_it_without_complaint(audited, tmp_path):
     flags = (

@@ -166,20 +166,16 @@ def test_there_are_at_least_sixty():
     assert len(ROWS) >= 60
 
 
-@pytest.mark.parametrize(
-    ("program", "row"),
-    [("main.py", "dataset=nowhere"), ("attack.py", "folds=1")],
-)
-def test_in_processes_of_their_own(workspace, program, row):
-    """Isolated, where Python does not look for modules beside the program."""
+def test_an_attack_in_a_process_of_its_own(workspace):
+    """Isolated, where Python does not look for modules beside the program; main.py: test_streams."""
     done = subprocess.run(
-        [sys.executable, "-I", PROJECT / program, row],
+        [sys.executable, "-I", "-W", "error", PROJECT / "attack.py", "folds=1"],
         cwd=workspace,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 2
-    one_line(done.stderr, (MAIN | ATTACK)[row])
+    one_line(done.stderr, ATTACK["folds=1"])
 
 
 @pytest.mark.parametrize("minimum", [1, 2])

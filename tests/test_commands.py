@@ -30,20 +30,18 @@ def run_main(*arguments):
     assert main.main([*QUICK, *arguments]) == 0
 
 
-def python(program, *arguments, cwd):
-    return subprocess.run(
-        [sys.executable, PROJECT / program, *arguments],
-        cwd=cwd,
+def test_a_process_of_its_own_leaves_the_bytes_of_a_sweep_and_an_attack_reads_them(
+    workspace, capsys
+):
+    """Results depend on neither the hash seed nor what ran before."""
+    quick = [*QUICK, "epochs=2", "unlearn_steps=5"]
+    done = subprocess.run(
+        [sys.executable, PROJECT / "main.py", *quick, 'method=["u2u", "d2d", "retrain"]'],
+        cwd=workspace,
         capture_output=True,
         text=True,
         env=os.environ | {"PYTHONWARNINGS": "error", "PYTHONHASHSEED": "4711"},
     )
-
-
-def test_both_commands_in_processes_of_their_own_and_the_bytes_are_those_of_a_sweep(workspace):
-    """Results depend on neither the hash seed nor what ran before."""
-    quick = [*QUICK, "epochs=2", "unlearn_steps=5"]
-    done = python("main.py", *quick, 'method=["u2u", "d2d", "retrain"]', cwd=workspace)
     assert done.returncode == 0, done.stderr
     assert 'no CUDA device here: "cuda:0" becomes the CPU' in done.stdout
     assert "Original: exp_results/ncf/ml-100k/original/seed-0" in done.stdout  # trained first
@@ -51,9 +49,8 @@ def test_both_commands_in_processes_of_their_own_and_the_bytes_are_those_of_a_sw
     assert "Next: python attack.py method=u2u" in done.stdout
     assert "Traceback" not in done.stderr
     few = ["attackers=svm", "shadow_ratio=0.5", "draws=2", "threads=1"]
-    done = python("attack.py", "method=u2u", *few, cwd=workspace)
-    assert done.returncode == 0, done.stderr
-    assert "leakage" in done.stdout
+    assert attack.main(["method=u2u", *few]) == 0
+    assert "leakage" in capsys.readouterr().out
     folder = workspace / "exp_results/ncf/ml-100k/u2u/seed-0"
     names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert names == {

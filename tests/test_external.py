@@ -24,7 +24,7 @@ def unlearn(*arguments):
 
 
 def audit(path):
-    arguments = [f"user_embedding={path}", "labels=labels.csv", "attackers=svm"]
+    arguments = [f"user_embedding={path}", "labels=labels.csv", "attackers=svm", "threads=1"]
     assert attack.main([*arguments, "shadow_ratio=0.5"]) == 0
     result = json.loads(path.with_name(f"{path.stem}.attack.json").read_text())
     return result["gender/shadow"]["attackers"]["svm"]

@@ -229,7 +229,6 @@ def holder(path: Path) -> subprocess.Popen:
     return process
 
 
-@pytest.mark.xdist_group("forked")
 def test_a_second_run_in_the_same_folder_waits_or_ends(workspace, fork, capsys):
     assert main.main([*TINY, "seed=1"]) == 0  # prepares the data, makes the folder above
     with holder(ORIGINAL) as first:
@@ -246,7 +245,6 @@ def test_a_second_run_in_the_same_folder_waits_or_ends(workspace, fork, capsys):
     assert (ORIGINAL / "summary.json").exists()
 
 
-@pytest.mark.xdist_group("forked")
 def test_ctrl_c_ends_the_waiting_for_a_lock(workspace, fork):
     ORIGINAL.parent.mkdir(parents=True)
     with holder(ORIGINAL) as first:
@@ -260,7 +258,6 @@ def test_ctrl_c_ends_the_waiting_for_a_lock(workspace, fork):
     assert "Traceback" not in error
 
 
-@pytest.mark.xdist_group("forked")
 def test_two_at_once_from_nothing_train_once(workspace, fork):
     both = [fork(command, "main.py", *TINY) for _ in range(2)]
     shown = [one.end() for one in both]

@@ -21,6 +21,7 @@ from methods import METHODS, ExperimentConfig
 from methods.unlearning import Problem
 from models.training.step import Trainer
 from tests import killed
+from tests.forked import started
 from utils.config import Group
 from utils.runs import checkpoint as checkpoints
 from utils.runs.checkpoint import FORGETFUL
@@ -66,7 +67,6 @@ def visible(folder: Path) -> set[str]:
     return {str(path) for path in paths if not path.name.startswith(".")}
 
 
-@pytest.mark.xdist_group("forked")
 @pytest.mark.parametrize("kills", [6, pytest.param(20, marks=pytest.mark.slow)])
 def test_main_killed_over_and_over_ends_with_the_same_bytes(workspace, torment, kills):
     starts = torment(kills, 0, U2U)
@@ -84,7 +84,6 @@ def test_main_killed_over_and_over_ends_with_the_same_bytes(workspace, torment, 
     }
 
 
-@pytest.mark.xdist_group("forked")
 def test_attack_killed_five_times_ends_with_the_same_results(workspace, torment):
     attacks = ["attack.py", "attackers=svm", "shadow_ratio=0.5", "draws=3", "threads=1"]
     original = ["main.py", *TINY, "epochs=1"]
@@ -253,23 +252,16 @@ def test_training_goes_on_and_a_run_with_other_settings_does_not_lose_it(
     assert not checkpoint.exists()
 
 
-def test_ctrl_c_in_a_process_of_its_own(workspace):
+def test_ctrl_c_in_a_process_of_its_own(workspace, fork):
     arguments = [*TINY, "epochs=1000"]
-    process = subprocess.Popen(
-        [sys.executable, PROJECT / "main.py", *arguments],
-        cwd=workspace,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONWARNINGS": "error"},
-    )
+    run = fork(started, "main", *arguments)
     metrics = workspace / "exp_results/ncf/ml-100k/original/seed-0/metrics.jsonl"
     give_up = time.monotonic() + 60
     while not metrics.exists() and time.monotonic() < give_up:
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
-    assert process.returncode == 130
+    os.kill(run.process.pid, signal.SIGINT)
+    code, _, error = run.end()
+    assert code == 130
     assert "Traceback" not in error
     assert error.splitlines()[-1] == (
         "Interrupted. Finished epochs and runs are kept. To go on: python main.py "

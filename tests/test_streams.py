@@ -11,9 +11,11 @@ import pytest
 
 import attack
 import main
+from tests.forked import unread
 
 PROJECT = Path(__file__).resolve().parents[1]
 TINY = ["epochs=1", "batch_size=512", "embedding_size=4", "num_ng=1", "threads=1"]
+SVM = ["attackers=svm", "shadow_ratio=0.5", "draws=2"]
 ORIGINAL = Path("exp_results/ncf/ml-100k/original/seed-0")
 
 WORK = """
@@ -60,20 +62,17 @@ def test_letters_that_the_terminal_lacks(tmp_path):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 def test_a_full_disk_under_the_output_is_one_line(workspace):
-    done = shell(f"{sys.executable} {PROJECT}/main.py {' '.join(TINY)} > /dev/full")
+    """Isolated, where Python does not look for modules beside the program."""
+    done = shell(f"{sys.executable} -I -W error {PROJECT}/main.py {' '.join(TINY)} > /dev/full")
     assert done.returncode == 2
     error = done.stderr.splitlines()
     assert error[-1].startswith("error: standard output: No space left on device; free some space")
     assert "Traceback" not in done.stderr
 
 
-def test_a_command_whose_reader_has_gone_ends_its_work(workspace):
-    reader, writer = os.pipe()
-    os.close(reader)
-    command = [sys.executable, PROJECT / "main.py", *TINY, "record=tables"]
-    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
-    os.close(writer)
-    assert done.returncode == 0, done.stderr
+def test_a_command_whose_reader_has_gone_ends_its_work(workspace, fork):
+    code, said, error = fork(unread, "main", *TINY, "record=tables").end()
+    assert (code, said) == (0, ""), error
     assert (ORIGINAL / "summary.json").exists()
     assert len(Path("tables/runs.csv").read_text().splitlines()) == 2
 
@@ -85,7 +84,7 @@ def killed(*_: object) -> None:
 def test_a_killed_worker_is_one_line(workspace, monkeypatch, capsys):
     assert main.main(TINY) == 0
     capsys.readouterr()
-    arguments = ["attackers=svm", "shadow_ratio=0.5", "draws=2", "threads=2"]
+    arguments = [*SVM, "threads=2"]
     with monkeypatch.context() as patch:
         patch.setattr("utils.audit.scores.train_and_score", killed)
         assert attack.main(arguments) == 2
@@ -102,7 +101,7 @@ def test_what_was_found_is_kept_before_it_is_printed(workspace, monkeypatch):
         monkeypatch.setattr(name, unprintable)
     assert main.main([*TINY, "record=tables"]) == 2
     assert (ORIGINAL / "summary.json").exists()
-    assert attack.main(["attackers=svm", "shadow_ratio=0.5", "draws=2", "record=tables"]) == 2
+    assert attack.main([*SVM, "threads=1", "record=tables"]) == 2
     assert "gender/shadow" in json.loads((ORIGINAL / "attack.json").read_text())
     assert {path.name for path in Path("tables").glob("*.csv")} == {"runs.csv", "attacks.csv"}
 

@@ -78,7 +78,6 @@ def test_what_is_imported_is_named_in_requirements():
     assert {PACKAGES.get(name, name) for name in others} <= {line.split("==")[0] for line in lines}
 
 
-@pytest.mark.xdist_group("forked")
 def test_the_commands_start_without_what_only_pictures_need(fork):
     assert fork(has_imported, "main").end()[0] == 1
     assert fork(has_imported, "matplotlib").end()[0] == 0
