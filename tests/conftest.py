@@ -18,7 +18,7 @@ PROCESSES = ("attack", "audit", "failures", "interruption", "streams", "structur
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """File by file, so that what a module's tests share is made once; PROCESSES all in one place."""
+    """File by file: what a module's tests share is made once. PROCESSES are one file here."""
     from xdist.scheduler import LoadFileScheduling
 
     class Scheduling(LoadFileScheduling):
@@ -95,14 +95,25 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return write_workspace(tmp_path)
 
 
+def few_draws(patch: pytest.MonkeyPatch) -> None:
+    """Bands and curves of an audit's page from few draws, half of what a small audit costs."""
+    patch.setattr("utils.audit.audit.BOOTSTRAPS", 4)
+    patch.setattr("utils.audit.audit.CURVE_DRAWS", 1)
+
+
+@pytest.fixture
+def small_audit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """See `few_draws`."""
+    few_draws(monkeypatch)
+
+
 @pytest.fixture
 def plain_audit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Audits whose page and curves nobody looks at: three points in four of what they cost."""
+    few_draws(monkeypatch)
 
     def numbers_only(path: Path, result: dict) -> Path:
         path.write_text(json.dumps(result))
         return path.with_suffix(".html")
 
     monkeypatch.setattr("attack.save_audit", numbers_only)
-    monkeypatch.setattr("utils.audit.audit.BOOTSTRAPS", 4)
-    monkeypatch.setattr("utils.audit.audit.CURVE_DRAWS", 1)

@@ -99,7 +99,7 @@ def test_a_planted_attribute_is_found_and_an_absent_one_is_not(name, attacker):
 
 @pytest.mark.parametrize("attacker", ATTACKERS)
 def test_more_than_two_classes(attacker):
-    result = attack(*planted(8.0, n=900, classes=4), [attacker], protocol(), jobs=1)
+    result = attack(*planted(8.0, n=480, classes=4), [attacker], protocol(), jobs=1)
     scores = result["attackers"][attacker]
     assert scores["auc"]["mean"] > 0.8
     assert scores["accuracy"]["mean"] > 0.5

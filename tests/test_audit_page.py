@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import attack
-from tests.conftest import write_workspace
+from tests.conftest import few_draws, write_workspace
 from utils.audit.page import audit_page
 from utils.pages.render import html_page, markdown
 
@@ -29,7 +29,8 @@ def page(tmp_path_factory):
     (workspace / "labels.csv").write_text(f"gender\n{lines}\n")
     told = rng.normal(size=(300, 4)) + 0.9 * labels[:, None]
     np.savez(workspace / "told.npz", first=rng.normal(size=(300, 4)), second=told)
-    with contextlib.chdir(workspace):
+    with contextlib.chdir(workspace), pytest.MonkeyPatch.context() as patch:
+        few_draws(patch)
         assert attack.main([*AUDIT, "user_embedding=told.npz"]) == 0
     return workspace / "told.audit-logistic-qda.html"
 
@@ -75,7 +76,7 @@ def test_a_verdict_without_a_leak_says_what_it_is_not(audited):
     assert 'class="banner ok"' in html_page(audit_page(result))
 
 
-def test_several_classes_have_no_roc_curve(workspace):
+def test_several_classes_have_no_roc_curve(workspace, small_audit):
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, 300)
     np.save("x.npy", rng.normal(size=(300, 3)))
@@ -89,7 +90,7 @@ def test_several_classes_have_no_roc_curve(workspace):
     assert "flipped" not in text
 
 
-def test_classes_read_from_either_side_are_a_leak_in_the_page_too(workspace):
+def test_classes_read_from_either_side_are_a_leak_in_the_page_too(workspace, small_audit):
     """Their mean AUC is 0.5."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, 600)
@@ -117,7 +118,7 @@ def test_what_a_run_warns_of_is_in_red_on_the_page(audited):
     assert "It did not work: 75 % of the &lt;b&gt; is left." in page
 
 
-def test_a_places_name_may_hold_anything(workspace):
+def test_a_places_name_may_hold_anything(workspace, small_audit):
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, 200)
     names = np.array(["old", "new"])[labels]

@@ -167,7 +167,7 @@ def test_there_are_at_least_sixty():
 
 
 def test_an_attack_in_a_process_of_its_own(workspace):
-    """Isolated, where Python does not look for modules beside the program; main.py: test_streams."""
+    """Isolated, where Python does not look for modules beside the program."""
     done = subprocess.run(
         [sys.executable, "-I", "-W", "error", PROJECT / "attack.py", "folds=1"],
         cwd=workspace,

@@ -20,6 +20,8 @@ from utils.audit.scores import out_of_sample
 from utils.threads import UNCHANGED
 
 ATTACKERS = ["logistic", "qda", "svm", "boosting", "knn"]
+QUICK = ["logistic", "qda", "knn"]
+"""Enough to find a leak, which all would then find too; not to find none."""
 N = 1200
 NULL = 0.07
 """Just above the worst of ATTACKERS in 40 permutations of random labels (95 %: 0.062)."""
@@ -36,8 +38,8 @@ def random_covariance(rng, d=4):
     return root @ root.T + np.eye(d) / 10
 
 
-def worst(embedding, labels):
-    found = summarise(out_of_sample(embedding, labels, ATTACKERS, CV), labels)
+def worst(embedding, labels, attackers=ATTACKERS):
+    found = summarise(out_of_sample(embedding, labels, attackers, CV), labels)
     return Worst.of(found["attackers"])
 
 
@@ -57,8 +59,7 @@ def test_neither_what_was_planted_is_found_nor_what_was_not(plant):
     rng = np.random.default_rng(0)
     embedding, labels = rng.normal(size=(N, 6)), rng.integers(0, 2, N)
     plant(embedding, labels)
-    before = worst(embedding, labels)
-    assert before.leakage > 0.15 or plant is nothing
+    assert plant is nothing or worst(embedding, labels, QUICK).leakage > 0.15
     done = calibrate(embedding, labels, 0.5, 60, np.random.default_rng(1))
     after = worst(done.table, labels)
     assert after.leakage < NULL, after
@@ -170,8 +171,8 @@ def test_users_of_unknown_label_stay_and_a_seed_repeats():
 
     def edited(seed):
         rng = np.random.default_rng(seed)
-        arguments = ({"gmf": table}, {"gender": labels}, CalibratedOptions(), rng, None, UNCHANGED)
-        eraser = fit(*arguments)
+        options = CalibratedOptions(calibrated_rounds=8)
+        eraser = fit({"gmf": table}, {"gender": labels}, options, rng, None, UNCHANGED)
         return eraser.apply({"gmf": table})["gmf"]
 
     first = edited(0)
@@ -189,7 +190,7 @@ def test_tables_are_taken_side_by_side():
     x[:, 3] = 0.8 * np.where(labels == 1, 1, -1) * x[:, 0] + 0.6 * x[:, 3]
     tables = {"a": torch.from_numpy(x[:, :3]), "b": torch.from_numpy(x[:, 3:])}
     assert worst(x[:, :3], labels).leakage < 0.08 > worst(x[:, 3:], labels).leakage
-    assert worst(x, labels).leakage > 0.15
+    assert worst(x, labels, QUICK).leakage > 0.15
     truth = {"gender": torch.from_numpy(labels)}
     edited = fit(
         tables, truth, CalibratedOptions(), np.random.default_rng(1), None, UNCHANGED

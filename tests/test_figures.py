@@ -233,7 +233,8 @@ def test_notebook_names_the_command_that_makes_a_missing_run_and_draws_finished_
         (output,) = outputs(notebook)
         folder = Path("exp_results", "ncf", "ml-100k", "original", "seed-0")
         assert output["text"] == f"error: {folder} holds no finished run; first: python main.py\n"
-        short = ["epochs=1", "device=cpu", "threads=1", "unlearn_steps=20"]
+        short = ["epochs=1", "batch_size=2048", "num_ng=1", "embedding_size=8"]
+        short += ["device=cpu", "threads=1", "unlearn_steps=20"]
         assert main.main([*short, 'method=["original","u2u","d2d"]']) == 0
         run_cells(notebook)
     shown = outputs(notebook)

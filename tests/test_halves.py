@@ -355,7 +355,7 @@ def test_audits_of_several_attributes_and_an_attack_lie_side_by_side(workspace, 
     ]
 
 
-def test_the_command_on_the_page_makes_the_same_audit_again(workspace):
+def test_the_command_on_the_page_makes_the_same_audit_again(workspace, small_audit):
     rng = np.random.default_rng(0)
     np.savez("an embedding.npz", x=rng.normal(size=(80, 3)), ids=np.arange(80))
     np.save("labels.npy", rng.integers(0, 2, 80))

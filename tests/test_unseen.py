@@ -62,7 +62,7 @@ def test_a_method_neither_sees_nor_moves_them_unless_its_map_is_everyones(worksp
     assert gaps[0] < 1e-6 < 1e-3 < gaps[1]
 
 
-def test_an_audit_of_the_unseen_tests_and_trains_on_them_alone(workspace, capsys):
+def test_an_audit_of_the_unseen_tests_and_trains_on_them_alone(workspace, plain_audit):
     assert main.main([*TINY, "method=leace", "labels_seen=0.5"]) == 0
     for method in ("leace", "original"):
         chosen = [*FEW, f"method={method}", "labels_seen=0.5", "audit_whom=unseen"]
@@ -100,7 +100,7 @@ def test_what_a_user_can_get_wrong(workspace, capsys, command, arguments, says):
     assert says in capsys.readouterr().err
 
 
-def test_an_originals_audits_of_different_shares_lie_side_by_side(workspace):
+def test_an_originals_audits_of_different_shares_lie_side_by_side(workspace, plain_audit):
     assert main.main(TINY) == 0
     chosen = [*FEW, "audit_whom=unseen", "labels_seen=[0.5, 0.25]", "record=rows/"]
     assert attack.main(chosen) == 0
