@@ -212,9 +212,9 @@ def test_users_of_uneven_activity_need_a_median_width():
     """Norms follow activity, the class lies in the direction: b, a mean, follows the most active,
     and to the kernels all others are one point.
     """
-    x, labels = planted(600, 8, 2.0)
+    x, labels = planted(400, 8, 2.0)
     x -= 3
-    activity = np.exp(2 * np.random.default_rng(1).normal(size=(600, 1)))
+    activity = np.exp(2 * np.random.default_rng(1).normal(size=(400, 1)))
     x *= activity / np.linalg.norm(x, axis=1, keepdims=True)
     known, options = torch.from_numpy(labels), {"unlearn_scale": "relative"}
 
