@@ -117,7 +117,7 @@ WITH_LABELS = users(943, 32, 0.71)[1]
 def test_training_has_the_same_bytes_with_any_number_of_threads(name, method, memory_mb):
     """At ML-100K's size: small products are not split between threads at all."""
     sampler = NegativeSampler(PAIRS, 943, 1349, 4)
-    data = [part[:640] for part in sampler.examples(torch_generator(0))]
+    data = [part[:1200] for part in sampler.examples(torch_generator(0))]
 
     def trained(number):
         torch.set_num_threads(number)
