@@ -157,11 +157,11 @@ def claims_section(claims: Sequence[Claim]) -> Section:
 
 
 OTHERS = (
-    "Not measured: the artefact counts the batches between two MMD terms of Retrain across epochs, we start anew "
-    "with each. Its `ranking` keeps a user's top 20 among the items that the user doesn't have; "
-    "ours are of all items, most of them training items. Its U2U lacks the factor 2 of eq. 9, "
-    "which Adam doesn't see. What papers and artefact call MMD is its square, here too. MM23's "
-    "Figures 3 and 4 are of LightGCN on ML-1M.",
+    "Not measured: the artefact counts the batches between two MMD terms of Retrain across "
+    "epochs, we start anew with each. Its `ranking` keeps a user's top 20 among the items that the "
+    "user doesn't have; ours are of all items, most of them training items. Its U2U lacks the "
+    "factor 2 of eq. 9, which Adam doesn't see. What papers and artefact call MMD is its square, "
+    "here too. MM23's Figures 3 and 4 are of LightGCN on ML-1M.",
     "Ratings below 3, or below 4, left out before the filter, as a dataset of one's own (seed 0): "
     "NMF's HR@10 is 0.598, or 0.525, instead of 0.594; that explains nothing of the published one.",
     "MM23's own experiments are out of reach by config: SGD, an 80/10/10 split, all parameters "
