@@ -16,7 +16,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import numpy as np
@@ -118,7 +118,7 @@ def run_attack(config: AttackConfig) -> dict[str, Any]:
             save(target.result, config, result)  # before printing: nobody may be reading
             if record:
                 add_attack(record, config, groups, result, run_key(folder) or "")
-            describe_attack(result)
+            describe_attack(result, config.balance == "on")
             log.info("  saved in %s", target.result)
     return result
 
@@ -149,7 +149,7 @@ def run_audit(config: AttackConfig) -> dict[str, Any]:
                 ),
                 config.audit_users,
                 config.audit_permutations,
-                config.attack_seed,
+                config.seed_of_attack,
             )
             log.info(
                 "  %d attackers at %d places: %s",
@@ -249,8 +249,17 @@ def original_result(config: AttackConfig) -> dict[str, Any] | None:
         return None
     original = run_path(replace(config, method="original"), METHODS["original"].groups)
     found = saved_results(original / "attack.json").get(entry(config))
-    same = found and found["settings"] == identity(config, [Group.ATTACK])
-    return found if same else None
+    return found if found and settings_of(found) == identity(config, [Group.ATTACK]) else None
+
+
+def settings_of(saved: dict[str, Any]) -> dict[str, Any]:
+    """Those of a saved attack; keys that came after it have the defaults that they came with."""
+    firsts = {
+        field.name: field.metadata["first"]
+        for field in fields(AttackConfig)
+        if field.metadata["group"] is Group.ATTACK
+    }
+    return firsts | saved["settings"]
 
 
 def entry(config: AttackConfig) -> str:
@@ -265,8 +274,13 @@ def save(path: Path, config: AttackConfig, result: dict[str, Any]) -> None:
     """
     content = saved_results(path)
     new = {"settings": identity(config, [Group.ATTACK]), **result}
-    old = content.get(entry(config), {})
-    if all(old.get(key) == new[key] for key in ("settings", "checksums", "users")):
+    old = content.get(entry(config))
+    if (
+        old
+        and settings_of(old) == new["settings"]
+        and old["checksums"] == new["checksums"]
+        and old["users"].items() <= new["users"].items()
+    ):
         new["attackers"] = old["attackers"] | new["attackers"]
     content[entry(config)] = new
     write_json(path, content)

@@ -246,13 +246,25 @@ def draw_validation(
     return Candidates(torch.from_numpy(several), torch.from_numpy(items))
 
 
+def other_classes(folder: Path, name: str) -> dict[str, np.ndarray]:
+    """(n_users,) classes as text, "" where unknown, of every attribute of a prepared folder but the
+    named one.
+    """
+    users = _attributes(folder).drop(columns=name, errors="ignore")
+    return {other: users[other].map(class_name).to_numpy(str) for other in users}
+
+
+def _attributes(folder: Path) -> pd.DataFrame:
+    return read_users(folder) if is_ours(folder) else read_genders(folder)
+
+
 def load_attribute(folder: Path, name: str) -> Attribute:
     """Read one user attribute of a prepared folder.
 
     Raises:
         UserError: an attribute that the users don't have, or with fewer than two classes.
     """
-    users = read_users(folder) if is_ours(folder) else read_genders(folder)
+    users = _attributes(folder)
     if name not in users:
         raise UserError(f'attribute "{name}" is not in {folder}; it has: {", ".join(users)}')
     attribute = Attribute.from_values(name, users[name])

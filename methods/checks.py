@@ -132,6 +132,12 @@ def check_attack(config: AttackConfig) -> None:
             'audit_whom "unseen" is of a run whose method was shown a share of the labels; add '
             "labels_seen=0.5 to it and here"
         )
+    if config.balance == "off" and config.protocol == "cv-artefact":
+        raise UserError(
+            'protocol "cv-artefact" draws balanced users as the artefact does; leave balance out'
+        )
+    if config.attack == "audit" and config.balance == "off":
+        raise UserError("an audit takes all users as they are; leave balance out")
     if config.attack == "audit" and config.place != AttackConfig.place:
         raise UserError(f"place {config.place} is for attacks; an audit takes every place")
     if (

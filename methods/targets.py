@@ -10,7 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from data.dataset import UNKNOWN, Attribute, data_checksum, load_attribute, load_dataset
+from data.dataset import (
+    UNKNOWN,
+    Attribute,
+    data_checksum,
+    load_attribute,
+    load_dataset,
+    other_classes,
+)
 from data.tables.files import load_tables
 from data.tables.labels import load_labels
 from data.tables.run_files import load_embedding, load_lists, load_places, load_users
@@ -150,7 +157,7 @@ def subject_of_file(config: AttackConfig, path: Path) -> tuple[Target, Subject]:
 
 def subject_of_run(config: AttackConfig, folder: Path) -> tuple[Target, Subject]:
     """All places of a finished run, and what its dataset and its original tell beside it."""
-    target, seed = target_run(config, folder), config.attack_seed
+    target, seed = target_run(config, folder), config.seed_of_attack
     audited = ""
     if config.audit_whom == "unseen":
         audited = " Audited are users whose label the method was not shown."
@@ -168,6 +175,7 @@ def subject_of_run(config: AttackConfig, folder: Path) -> tuple[Target, Subject]
     with locked(prepared, busy="wait"):
         held_out = made.get("selection", "validation") == "validation"
         dataset = load_dataset(prepared, config.dataset, held_out, made.get("split_seed", 0))
+        others = other_classes(prepared, config.attribute)
     sizes = (dataset.n_users, dataset.n_items)
     train, places = dataset.train.numpy(), places_of_run(folder, *sizes, seed)
     files = [places_path(folder), lists_path(folder), users_path(folder)]
@@ -185,6 +193,7 @@ def subject_of_run(config: AttackConfig, folder: Path) -> tuple[Target, Subject]
         places,
         baselines=history_baselines(train, *sizes, seed),
         activity=np.bincount(train[:, 0], minlength=dataset.n_users),
+        others=others,
         metrics=load_users(users_path(folder), METRICS, dataset.n_users),
         before=before,
         treatment=treatment(config, summary, places, first) + audited,

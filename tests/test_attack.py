@@ -18,6 +18,7 @@ from utils.audit.leakage import summarise
 from utils.audit.protocols import Protocol, balanced_users, rounds
 from utils.audit.scores import out_of_sample
 from utils.audit.statistics import auc_standard_error
+from utils.config import AttackConfig
 from utils.errors import UserError
 
 
@@ -55,6 +56,38 @@ def test_shadow_rounds_are_disjoint_stratified_and_redrawn():
     assert len({tuple(sorted(split.train)) for split in splits}) == 4
     majority = {tuple(u for u in sorted([*s.train, *s.test]) if u >= 100) for s in splits}
     assert len(majority) == 4
+
+
+@pytest.mark.parametrize("name", ["shadow", "cv"])
+def test_classes_as_they_are_keep_their_sizes_and_nobody_is_left_out(name):
+    labels = np.array([0] * 40 + [1] * 100 + [-1] * 9)
+    splits = rounds(labels, protocol(name, shadow_ratio=0.25, draws=3, folds=4, balanced=False))
+    for split in splits:
+        assert sorted([*split.train, *split.test]) == list(range(140))
+        share = {"shadow": 0.25, "cv": 0.75}[name]
+        assert np.bincount(labels[split.train]).tolist() == [40 * share, 100 * share]
+    assert len({tuple(sorted(split.train)) for split in splits[:3]}) == 3
+
+
+def test_a_share_that_leaves_a_small_class_out_is_refused():
+    labels = np.array([0] * 4 + [1] * 100)
+    with pytest.raises(UserError, match=r"0\.1 of 104 users exposes 10: at least one of each"):
+        rounds(labels, protocol(shadow_ratio=0.1, balanced=False))
+    for split in rounds(labels, protocol(shadow_ratio=0.3, balanced=False)):
+        assert set(labels[split.train]) == set(labels[split.test]) == {0, 1}
+
+
+def test_an_attack_may_be_seeded_by_its_run():
+    fixed, own = ([rounds_of_run(seed, given) for seed in (1, 2)] for given in (7, "run"))
+    assert fixed[0] == fixed[1] == rounds_of_run(7, "run")
+    assert own[0] == rounds_of_run(5, 1) != own[1] == rounds_of_run(5, 2)
+
+
+def rounds_of_run(seed, attack_seed):
+    """Who is tested in each round of an attack on the run of a seed."""
+    labels = np.array([0] * 40 + [1] * 90)
+    config = AttackConfig(seed=seed, attack_seed=attack_seed, draws=2)
+    return [split.test.tolist() for split in rounds(labels, Protocol.of(config))]
 
 
 def test_cv_rounds_test_every_balanced_user_once_a_repeat():

@@ -414,8 +414,19 @@ def test_more_leakage_than_in_the_original_is_said_in_words(workspace, capsys):
     assert "warning: svm finds more than in the original: leakage" in capsys.readouterr().out
     result = json.loads(Path("exp_results/ncf/ml-100k/u2u/seed-0/attack.json").read_text())
     few, more = result["gender/shadow"]["remarks"]
-    assert few.startswith("52 balanced users are few: an AUC of 0.5 comes out 0.16 to either side")
+    assert few.startswith(
+        "26 users of a class are few: an AUC of 0.5 comes out 0.16 to either side"
+    )
     assert more.startswith("svm finds more than in the original")
+    # what was saved before a key came has its default
+    for name in ("original", "u2u"):
+        path = Path(f"exp_results/ncf/ml-100k/{name}/seed-0/attack.json")
+        found = json.loads(path.read_text())
+        del found["gender/shadow"]["settings"]["balance"]
+        path.write_text(json.dumps(found))
+    assert attack.main([*ATTACK, "method=u2u", "attackers=svm"]) == 0
+    result = json.loads(Path("exp_results/ncf/ml-100k/u2u/seed-0/attack.json").read_text())
+    assert result["gender/shadow"]["remarks"] == [few, more]
     assert attack.main([*ATTACK, "method=u2u", "draws=3"]) == 0  # another attack: no comparison
     result = json.loads(Path("exp_results/ncf/ml-100k/u2u/seed-0/attack.json").read_text())
     assert result["gender/shadow"]["remarks"] == [few]
@@ -424,7 +435,7 @@ def test_more_leakage_than_in_the_original_is_said_in_words(workspace, capsys):
 def test_attackers_are_compared_by_name():
     def of(**leakage):
         found = {name: {"leakage": value} for name, value in leakage.items()}
-        return {"attackers": found, "users": {"balanced": 546}}
+        return {"attackers": found, "users": {"balanced": 546, "smallest": 273}}
 
     (remark,) = attack_remarks(of(mlp=0.2, xgb=0.1, svm=0.4), of(mlp=0.1, xgb=0.1))
     assert remark == (
@@ -436,7 +447,8 @@ def test_attackers_are_compared_by_name():
 
 def test_more_leakage_within_two_standard_errors_is_not_a_finding():
     def of(leakage, balanced):
-        return {"attackers": {"mlp": {"leakage": leakage}}, "users": {"balanced": balanced}}
+        users = {"balanced": balanced, "smallest": balanced // 2}
+        return {"attackers": {"mlp": {"leakage": leakage}}, "users": users}
 
     assert attack_remarks(of(0.16, 546), of(0.1, 546)) == []
     assert len(attack_remarks(of(0.16, 5460), of(0.1, 5460))) == 1

@@ -17,6 +17,7 @@ import main
 from tests.simple import admit
 from utils.audit import scores
 from utils.audit.attackers import ATTACKERS
+from utils.audit.audit import Settings, Subject, audit
 from utils.audit.baselines import history_baselines, list_vectors, popular_lists, widest
 from utils.audit.groups import friedman_rafsky
 from utils.audit.halves import attack_places, halves, participants, worst
@@ -271,6 +272,34 @@ def test_lists_become_vectors_with_the_same_inner_products():
         np.array([[2, 1, 0, 2], [1, 2, 0, 1], [0, 0, 2, 0], [2, 1, 0, 2]]), abs=1e-5
     )
     assert widest(np.ones((5, 3)), 0).shape == (5, 2)
+
+
+def test_who_is_found_is_told_by_activity_and_by_other_attributes():
+    rng = np.random.default_rng(0)
+    labels, old = rng.integers(0, 2, 600), rng.integers(0, 2, 600) > 0
+    vectors = rng.normal(size=(600, 3))
+    vectors[old, 0] += 3 * labels[old]  # only the old are told apart
+    age = np.where(old, "old", "young")
+    age[:5] = ""
+    age[5:15] = "few"
+    subject = Subject(
+        {"table": vectors},
+        "gender",
+        ("F", "M"),
+        labels,
+        {"F": 300, "M": 300},
+        activity=np.arange(600) // 100,
+        others={"age": age, "town": np.full(600, "")},
+    )
+    found = audit(subject, Settings(("logistic",), 600, 19, 0), 1)["groups"]
+    assert list(found) == ["activity", "age"]
+    assert list(found["age"]) == ["old", "young"]  # too few are of the third
+    assert found["age"]["old"]["auc"] > 0.95
+    low, high = found["age"]["young"]["interval"]
+    assert low < 0.5 < high
+    assert len(found["activity"]) == 3
+    assert next(iter(found["activity"])).startswith("0 to ")
+    assert sum(one["users"] for one in found["activity"].values()) == 300
 
 
 @pytest.mark.parametrize("model", ["ncf", "lgn"])

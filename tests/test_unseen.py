@@ -86,6 +86,9 @@ def test_an_audit_of_the_unseen_tests_and_trains_on_them_alone(workspace, plain_
     [
         (attack.main, ["audit_whom=unseen", "attack=audit"], "add labels_seen=0.5"),
         (attack.main, ["audit_whom=unseen", "labels_seen=0.5"], "audit_whom is for audits"),
+        (attack.main, ["attack=audit", "balance=off"], "an audit takes all users as they are"),
+        (attack.main, ["protocol=cv-artefact", "balance=off"], "leave balance out"),
+        (attack.main, ['attack_seed="now"'], "attack_seed"),
         (main.main, ["method=leace", "labels_seen=0.01"], "shows nobody of some gender"),
         (main.main, ["method=leace", "labels_seen=0"], "labels_seen"),
         (

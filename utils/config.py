@@ -251,8 +251,13 @@ class AttackConfig:
     """protocols "cv" and "cv-artefact": folds."""
     repeats: Count = key(3, Group.ATTACK)
     """The same: how many times the balanced users are split in folds."""
-    attack_seed: Natural = key(0, Group.ATTACK)
-    """Seed of the draws and the attackers."""
+    balance: Literal["on", "off"] = key("on", Group.ATTACK)
+    """"on": as many users of every class take part as the smallest has, which the papers do; "off":
+    all do. An audit always takes all."""
+    attack_seed: Natural | Literal["run"] = key(0, Group.ATTACK)
+    """Seed of the draws and the attackers. With a number the runs of several seeds are attacked on
+    the same users; "run" takes the attacked run's own `seed`, so that what varies over seeds is
+    the draw of users too."""
     user_embedding: Embedding = key(None, Group.PLACE)
     table: Text | None = key(None, Group.PLACE)
     """Which table of a file with several: the name of an array, tensor or column. null = the only
@@ -268,6 +273,11 @@ class AttackConfig:
     """CPU threads; null = every core this process may use."""
     busy: Literal["wait", "end"] = key("wait", Group.PLACE)
     """What to do when another process is at work in the same run folder: wait for it, or end."""
+
+    @property
+    def seed_of_attack(self) -> int:
+        """What `attack_seed` stands for."""
+        return self.seed if self.attack_seed == "run" else self.attack_seed
 
 
 Config = TypeVar("Config", bound="RunConfig | AttackConfig")

@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 TOLERATED_LOSS = 0.1
 """Share of the original's HR@10 that unlearning may cost before it is called over-unlearning."""
 
-FEW_BALANCED = 100
-"""Balanced users of an attack below which the error of an AUC is said."""
+FEW_OF_A_CLASS = 50
+"""Users of a class who take part in an attack: with fewer the error of an AUC is said."""
 
 TOLERATED_SHARE = 0.5
 """Share of the distinguishability that may be left before unlearning is said not to have worked."""
@@ -144,11 +144,12 @@ def attack_remarks(result: dict[str, Any], original: dict[str, Any] | None) -> l
         original: what the same attack found in the original; None where it wasn't attacked.
     """
     said = []
-    if (balanced := result["users"]["balanced"]) < FEW_BALANCED:
-        error = auc_standard_error(0.5, balanced // 2, balanced // 2)
+    users, smallest = result["users"]["balanced"], result["users"]["smallest"]
+    if smallest < FEW_OF_A_CLASS:
+        error = auc_standard_error(0.5, smallest, users - smallest)
         said.append(
-            f"{balanced} balanced users are few: an AUC of 0.5 comes out {2 * error:.2f} to either "
-            "side of it by chance"
+            f"{smallest} users of a class are few: an AUC of 0.5 comes out {2 * error:.2f} to "
+            "either side of it by chance"
         )
     if original is None:
         return said
@@ -156,8 +157,8 @@ def attack_remarks(result: dict[str, Any], original: dict[str, Any] | None) -> l
         if name not in original["attackers"]:
             continue
         now, before = scores["leakage"], original["attackers"][name]["leakage"]
-        users = result["users"]["balanced"] // 2, result["users"]["balanced"] // 2
-        error = math.hypot(*(auc_standard_error(0.5 + leak, *users) for leak in (now, before)))
+        sizes = smallest, users - smallest
+        error = math.hypot(*(auc_standard_error(0.5 + leak, *sizes) for leak in (now, before)))
         if now - before > 2 * error:
             said.append(
                 f"{name} finds more than in the original: leakage {now:.4f}, there {before:.4f} "
@@ -299,8 +300,13 @@ def sweep_table(summaries: list[dict[str, Any]]) -> None:
     log.info("\n%s", table([" ".join(keys), *metrics, "seconds"], rows))
 
 
-def describe_attack(result: dict[str, Any]) -> None:
-    """Log an attack: metrics as mean ± std over draws, beside what chance would give."""
+def describe_attack(result: dict[str, Any], balanced: bool) -> None:
+    """Log an attack: metrics as mean ± std over draws, beside what chance would give.
+
+    Args:
+        result: what it found.
+        balanced: whether as many users of every class took part.
+    """
     metrics = ("accuracy", "precision", "recall", "auc")
     rows = [
         [
@@ -311,8 +317,9 @@ def describe_attack(result: dict[str, Any]) -> None:
         for name, scores in result["attackers"].items()
     ]
     users = result["users"]
+    who = "%d balanced users (as many of every %s)" if balanced else "%d users (all, of every %s)"
     log.info(
-        "  %d balanced users (as many of every %s); %d train an attacker, %d test it; %d rounds",
+        f"  {who}; %d train an attacker, %d test it; %d rounds",
         users["balanced"],
         result["attribute"],
         users["train"],

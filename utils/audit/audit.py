@@ -16,7 +16,7 @@ from utils.audit.groups import friedman_rafsky
 from utils.audit.halves import attack_places, halves, participants, worst
 from utils.audit.leakage import summarise
 from utils.audit.null import Judged
-from utils.audit.protocols import Protocol, Round
+from utils.audit.protocols import Protocol
 from utils.audit.scores import Scores, out_of_sample
 from utils.audit.statistics import (
     FPR_GRID,
@@ -71,6 +71,7 @@ class Subject:
         counts: users of each class, and of unknown class.
         baselines: features (n, d) by name, of what was known before any training.
         activity: (n,) interactions a user; None where they aren't known.
+        others: a name -> (n,) classes, as text, of the users' other attributes; "" where unknown.
         metrics: a name -> (n,) value a user of the recommendations' quality; None as above.
         before: the same of the original.
         treatment: what was done to the vectors, in words.
@@ -85,6 +86,7 @@ class Subject:
     counts: Mapping[str, int]
     baselines: Mapping[str, np.ndarray] = field(default_factory=dict)
     activity: np.ndarray | None = None
+    others: Mapping[str, np.ndarray] = field(default_factory=dict)
     metrics: Mapping[str, np.ndarray] | None = None
     before: Mapping[str, np.ndarray] | None = None
     treatment: str = "The vectors are audited as they were given."
@@ -106,7 +108,6 @@ def audit(subject: Subject, settings: Settings, jobs: int) -> dict[str, Any]:
     rng = numpy_generator(seed, "random vectors")
     baselines = {name: x[users] for name, x in subject.baselines.items()}
     baselines["random"] = random_vectors(len(users), first.shape[1], rng)
-    activity = None if subject.activity is None else subject.activity[users]
     at_places, beside = (
         attack_places(tables, labels, settings.attackers, split, seed, jobs)
         for tables in (vectors, baselines)
@@ -140,7 +141,7 @@ def audit(subject: Subject, settings: Settings, jobs: int) -> dict[str, Any]:
             for name, row in beside.items()
         },
         "curve": _curve(vectors[of_all.place], labels, of_all.attacker, seed, jobs),
-        "groups": _groups(chosen, labels, activity, split),
+        "groups": _groups(chosen, truth, subject, users[split.test]),
         "utility": _utility(subject),
     }
 
@@ -261,33 +262,36 @@ def _curve(
 
 
 def _groups(
-    found: Scores, labels: np.ndarray, activity: np.ndarray | None, split: Round
-) -> dict[str, Any]:
-    """The worst attacker's AUC among users of little, middling and much activity, by thirds as far
-    as equally active users allow.
+    found: Scores, truth: np.ndarray, subject: Subject, tested: np.ndarray
+) -> dict[str, dict[str, Any]]:
+    """The worst attacker's AUC among the tested users of one activity, and of one class of every
+    other attribute, by attribute and group; groups with too few of a class are left out.
     """
-    if activity is None:
-        return {}
-    tested = activity[split.test]
-    bounds = np.quantile(tested, [1 / 3, 2 / 3])
-    third = np.searchsorted(bounds, tested, side="left")
-    result = {}
-    for number in range(3 if third.min() != third.max() else 0):
-        members = third == number
-        if not members.any():
-            continue
-        name = f"{tested[members].min()} to {tested[members].max()} interactions"
-        truth = labels[split.test][members]
-        counts = np.bincount(truth, minlength=found.scores.shape[1])
-        if counts.min() < FEWEST:
-            continue
-        scores = found.scores[members]
-        result[name] = {
-            "users": int(members.sum()),
-            "auc": float(class_aucs(scores, truth).mean()),
-            "interval": list(auc_interval(scores, truth)),
-        }
+    groups = {} if subject.activity is None else {"activity": _thirds(subject.activity[tested])}
+    for attribute, classes in subject.others.items():
+        of_tested = classes[tested]
+        groups[attribute] = {name: of_tested == name for name in np.unique(classes) if name}
+    result: dict[str, dict[str, Any]] = {}
+    for attribute, members in groups.items():
+        for name, own in members.items():
+            of_class, scores = truth[own], found.scores[own]
+            if np.bincount(of_class, minlength=scores.shape[1]).min() < FEWEST:
+                continue
+            result.setdefault(attribute, {})[str(name)] = {
+                "users": int(own.sum()),
+                "auc": float(class_aucs(scores, of_class).mean()),
+                "interval": list(auc_interval(scores, of_class)),
+            }
     return result
+
+
+def _thirds(activity: np.ndarray) -> dict[str, np.ndarray]:
+    """Who (n,) is in which third by activity, as far as equally active users allow."""
+    third = np.searchsorted(np.quantile(activity, [1 / 3, 2 / 3]), activity, side="left")
+    if third.min() == third.max():
+        return {}
+    members = [third == number for number in np.unique(third)]
+    return {f"{activity[own].min()} to {activity[own].max()} interactions": own for own in members}
 
 
 def _utility(subject: Subject) -> dict[str, Any]:

@@ -50,13 +50,21 @@ def summarise(found: Mapping[str, list[Scores]], labels: np.ndarray) -> dict[str
         labels: as in `round_metrics`.
 
     Returns:
-        {"users": ..., "rounds": ..., "attackers": {name: {metric: {"mean", "std", "values"},
-        "leakage", "unconverged"}}}; std over rounds with n - 1, leakage = |mean AUC - 0.5|.
+        {"users": {"train", "test", "balanced" (both), "smallest" (both, of the smallest class)},
+        "rounds": ..., "attackers": {name: {metric: {"mean", "std", "values"}, "leakage",
+        "unconverged"}}}; std over rounds with n - 1, leakage = |mean AUC - 0.5|.
     """
     one, *_ = found.values()
-    train, test = len(one[0].split.train), len(one[0].split.test)
+    first = one[0].split
+    train, test = len(first.train), len(first.test)
+    smallest = min(np.bincount(labels[np.concatenate([first.train, first.test])]))
     return {
-        "users": {"train": train, "test": test, "balanced": train + test},
+        "users": {
+            "train": train,
+            "test": test,
+            "balanced": train + test,
+            "smallest": int(smallest),
+        },
         "rounds": len(one),
         "attackers": {name: _of_attacker(rows, labels) for name, rows in found.items()},
     }

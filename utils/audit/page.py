@@ -219,11 +219,21 @@ def _groups(result: Mapping[str, Any]) -> Section:
     if not result["groups"]:
         return Section("Who is found", [])
     rows = [
-        [name, str(one["users"]), f"{one['auc']:.3f}", _interval(one["interval"])]
-        for name, one in result["groups"].items()
+        [
+            literal(attribute),
+            literal(name),
+            str(one["users"]),
+            f"{one['auc']:.3f}",
+            _interval(one["interval"]),
+        ]
+        for attribute, groups in result["groups"].items()
+        for name, one in groups.items()
     ]
-    text = f"The worst attacker's AUC within groups ({literal(result['verdict']['place'])})."
-    return Section("Who is found", [text, Grid(["Users", "Tested", "AUC", "95 %"], rows)])
+    text = (
+        f"The worst attacker's AUC within groups ({literal(result['verdict']['place'])}). Of many "
+        "groups some intervals miss 0.5 by chance."
+    )
+    return Section("Who is found", [text, Grid(["By", "Users", "Tested", "AUC", "95 %"], rows)])
 
 
 def _utility(result: Mapping[str, Any]) -> Section:
@@ -267,7 +277,7 @@ def _again(result: Mapping[str, Any]) -> Section:
     sums = "; ".join(f"{name} `{one[:16]}`" for name, one in result["checksums"].items())
     commit = (environment["commit"] or "unknown")[:12]
     made_by = (
-        f"Seed {result['config']['attack_seed']}; {result['seconds']:.0f} s; Python "
+        f"attack_seed {result['config']['attack_seed']}; {result['seconds']:.0f} s; Python "
         f"{environment['python']}, {packages}; commit `{commit}`. SHA-256: {sums}."
     )
     return Section("How to repeat it", [f"`{command}`", made_by])

@@ -1,6 +1,7 @@
 """Who trains the attacker, and who tests it.
 
-Both protocols balance the classes by down-sampling all to the size of the smallest:
+Both protocols balance the classes by down-sampling all to the size of the smallest, unless they are
+told to take the classes as they are:
 
 shadow  (MM23) a small share of the balanced users is exposed with labels and trains the
         attacker; the rest tests it. Users and split are drawn anew `draws` times.
@@ -34,6 +35,7 @@ class Protocol:
     folds: int
     repeats: int
     seed: int
+    balanced: bool = True
 
     @property
     def family(self) -> str:
@@ -49,7 +51,8 @@ class Protocol:
             config.draws,
             config.folds,
             config.repeats,
-            config.attack_seed,
+            config.seed_of_attack,
+            config.balance == "on",
         )
 
 
@@ -90,16 +93,19 @@ def rounds(labels: np.ndarray, protocol: Protocol) -> list[Round]:
         UserError: too few users of a class for a stratified split.
     """
     classes, counts = np.unique(labels[labels >= 0], return_counts=True)
-    smallest, total = counts.min(), counts.min() * len(classes)
+    smallest = counts.min()
     if protocol.name == "shadow":
+        total = smallest * len(classes) if protocol.balanced else counts.sum()
         exposed = round(total * protocol.shadow_ratio)
-        if smallest < 2 or not len(classes) <= exposed <= total - len(classes):
+        # a stratified draw takes a class's share of the exposed users, rounded down or up
+        least, most = smallest * exposed // total, -(-smallest * exposed // total)
+        if smallest < 2 or least < 1 or most >= smallest:
             raise UserError(
-                f"shadow_ratio {protocol.shadow_ratio:g} of {total} balanced users exposes "
-                f"{exposed}: at least one of each of the {len(classes)} classes must be on "
-                f"either side; {_ratios(smallest)}"
+                f"shadow_ratio {protocol.shadow_ratio:g} of {total}"
+                f"{' balanced' * protocol.balanced} users exposes {exposed}: at least one of each "
+                f"of the {len(classes)} classes must be on either side; {_ratios(smallest)}"
             )
-        return [_shadow_round(labels, exposed, protocol.seed, d) for d in range(protocol.draws)]
+        return [_shadow_round(labels, exposed, protocol, draw) for draw in range(protocol.draws)]
     if smallest < protocol.folds:
         able = f"take folds={smallest}, or " if smallest > 1 else ""
         raise UserError(
@@ -110,7 +116,7 @@ def rounds(labels: np.ndarray, protocol: Protocol) -> list[Round]:
         users = artefact_users(labels)
         folds = StratifiedKFold(protocol.folds).split(users, labels[users])
         return [Round(users[train], users[test]) for train, test in folds] * protocol.repeats
-    users = balanced_users(labels, numpy_generator(protocol.seed, "balance"))
+    users = _participants(labels, protocol)
     splitter = RepeatedStratifiedKFold(
         n_splits=protocol.folds,
         n_repeats=protocol.repeats,
@@ -129,12 +135,19 @@ def _ratios(smallest: int) -> str:
     return f"take shadow_ratio from {lowest:g} to {min(0.9, 1 - lowest):g}, or larger classes"
 
 
-def _shadow_round(labels: np.ndarray, exposed: int, seed: int, draw: int) -> Round:
-    users = balanced_users(labels, numpy_generator(seed, "balance", draw))
+def _participants(labels: np.ndarray, protocol: Protocol, *draw: int) -> np.ndarray:
+    """Row numbers, sorted, of the users who take part."""
+    if not protocol.balanced:
+        return np.flatnonzero(labels >= 0)
+    return balanced_users(labels, numpy_generator(protocol.seed, "balance", *draw))
+
+
+def _shadow_round(labels: np.ndarray, exposed: int, protocol: Protocol, draw: int) -> Round:
+    users = _participants(labels, protocol, draw)
     train, test = train_test_split(
         users,
         train_size=exposed,
         stratify=labels[users],
-        random_state=seed32(seed, "shadow", draw),
+        random_state=seed32(protocol.seed, "shadow", draw),
     )
     return Round(train, test)
