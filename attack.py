@@ -98,7 +98,7 @@ def run_attack(config: AttackConfig) -> dict[str, Any]:
             labels, classes = target.attribute.labels, target.attribute.classes
             protocol = Protocol.of(config)
             with naming_smallest(target.attribute):
-                found = out_of_sample(target.embedding, labels, names, protocol, jobs)
+                found = out_of_sample(target.embedding, labels, names, protocol, jobs, own=True)
             result = summarise(found, labels)
             if config.null:
                 null = null_of_the_worst(
@@ -109,10 +109,11 @@ def run_attack(config: AttackConfig) -> dict[str, Any]:
                 "place": config.place,
                 "attribute": target.attribute.name,
                 "positive_class": classes[1] if len(classes) == 2 else None,
-                "remarks": attack_remarks(result, original_result(config)),
                 "environment": environment(torch.device("cpu")),
                 "checksums": target.checksums(),
             }
+            unlearned = config.method != "original"
+            result["remarks"] = attack_remarks(result, original_result(config), unlearned)
             if config.fail_above is not None:
                 result["gate"] = gate(result, config.fail_above)
             save(target.result, config, result)  # before printing: nobody may be reading

@@ -373,19 +373,29 @@ def test_over_unlearning_is_said_in_words(workspace, capsys):
     folder = Path("exp_results/ncf/ml-100k/d2d/seed-0")
     summary = json.loads((folder / "summary.json").read_text())
     remark, _ = summary["remarks"]  # the other: what is served was not edited
-    lost = 1 - summary["test"]["HR@10"] / summary["original"]["HR@10"]
-    assert remark.startswith(f"over-unlearned: HR@10 fell by {100 * lost:.1f} %, more than 10 %;")
+    hit, gain = (
+        100 * (1 - summary["test"][metric] / summary["original"][metric])
+        for metric in ("HR@10", "NDCG@10")
+    )
+    fell = f"HR@10 fell by {hit:.1f} % and NDCG@10 fell by {gain:.1f} %, more than 10 %;"
+    assert remark.startswith(f"over-unlearned: {fell}")
     assert f"warning: {remark}" in capsys.readouterr().out
     assert remark in (folder / "train_log.log").read_text()
 
 
-def test_a_loss_of_ten_percent_is_tolerated():
-    def of(after):
-        return remarks({"original": {"HR@10": 0.5}, "test": {"HR@10": after}})
+def ranked(before, after):
+    """A summary of (HR@10, NDCG@10) before and after unlearning."""
+    metrics = ("HR@10", "NDCG@10")
+    original, test = (dict(zip(metrics, pair, strict=True)) for pair in (before, after))
+    return {"original": original, "test": test}
 
-    assert of(0.6) == of(0.46) == []
-    assert len(of(0.44)) == 1
-    assert remarks({"original": {"HR@10": 0.0}, "test": {"HR@10": 0.0}}) == []
+
+def test_a_loss_of_ten_percent_is_tolerated():
+    for after, said in (((0.6, 0.4), 0), ((0.46, 0.28), 0), ((0.44, 0.3), 1), ((0.44, 0.2), 1)):
+        assert len(remarks(ranked((0.5, 0.3), after))) == said
+    (remark,) = remarks(ranked((0.5, 0.3), (0.48, 0.2)))
+    assert remark.startswith("over-unlearned: NDCG@10 fell by 33.3 %, more than 10 %;")
+    assert remarks(ranked((0.0, 0.0), (0.0, 0.0))) == []
     assert remarks({"test": {"HR@10": 0.0}}) == []
 
 
@@ -396,8 +406,7 @@ def test_classes_that_end_within_rounding_are_said_in_words():
     assert of(1e-3, 1e-7) == []
     (remark,) = of(1e-3, 1e-3)
     assert "lie 1.0e-03 of their size apart, within the rounding of the saved" in remark
-    lost = {"original": {"HR@10": 0.5}, "test": {"HR@10": 0.1}}
-    both = remarks(lost | {"spread": 0.0, "rounding": 1e-7})
+    both = remarks(ranked((0.5, 0.3), (0.1, 0.1)) | {"spread": 0.0, "rounding": 1e-7})
     assert len(both) == 2
 
 
@@ -432,26 +441,50 @@ def test_more_leakage_than_in_the_original_is_said_in_words(workspace, capsys):
     assert result["gender/shadow"]["remarks"] == [few]
 
 
-def test_attackers_are_compared_by_name():
-    def of(**leakage):
-        found = {name: {"leakage": value} for name, value in leakage.items()}
-        return {"attackers": found, "users": {"balanced": 546, "smallest": 273}}
+def attacked(balanced=546, own=0.5, **leakage):
+    """What an attack says of attackers that find so much."""
+    attackers = {
+        name: {"leakage": abs(value), "auc": {"mean": 0.5 + value}, "own_auc": own}
+        for name, value in leakage.items()
+    }
+    users = {"balanced": balanced, "smallest": balanced // 2, "train": balanced // 10}
+    return {"attackers": attackers, "users": users}
 
-    (remark,) = attack_remarks(of(mlp=0.2, xgb=0.1, svm=0.4), of(mlp=0.1, xgb=0.1))
+
+def test_attackers_are_compared_by_name():
+    now, before = attacked(mlp=0.2, xgb=0.1, svm=0.4), attacked(mlp=0.1, xgb=0.1)
+    (remark,) = attack_remarks(now, before, unlearned=False)
     assert remark == (
         "mlp finds more than in the original: leakage 0.2000, there 0.1000 (standard error of the "
         "difference at most 0.0328)"
     )
-    assert attack_remarks(of(mlp=0.2), None) == []
+    assert attack_remarks(attacked(mlp=0.2), None, unlearned=False) == []
 
 
 def test_more_leakage_within_two_standard_errors_is_not_a_finding():
-    def of(leakage, balanced):
-        users = {"balanced": balanced, "smallest": balanced // 2}
-        return {"attackers": {"mlp": {"leakage": leakage}}, "users": users}
+    for users, remarks_of_it in ((546, 0), (5460, 1)):
+        now, before = attacked(users, mlp=0.16), attacked(users, mlp=0.1)
+        assert len(attack_remarks(now, before, unlearned=True)) == remarks_of_it
 
-    assert attack_remarks(of(0.16, 546), of(0.1, 546)) == []
-    assert len(attack_remarks(of(0.16, 5460), of(0.1, 5460))) == 1
+
+def test_unlearning_that_failed_is_said_on_either_side_of_a_half():
+    found = attacked(mlp=-0.25, xgb=0.3, svm=0.2)
+    flipped, plain = attack_remarks(found, None, unlearned=True)
+    assert flipped == (
+        "not unlearned: mlp has AUC 0.250, i.e. 0.750 flipped, farther from 0.5 than 0.2"
+    )
+    assert plain.startswith("not unlearned: xgb has AUC 0.800, farther")
+    assert attack_remarks(found, None, unlearned=False) == []
+
+
+def test_an_attacker_that_learnt_its_users_by_heart_is_no_proof():
+    (remark,) = attack_remarks(attacked(own=0.99, mlp=0.04), None, unlearned=True)
+    assert remark.startswith(
+        "mlp finds next to nothing (AUC 0.540), but has learnt by heart the 54 users that it was "
+        "trained on (AUC 0.990)"
+    )
+    assert attack_remarks(attacked(own=0.99, mlp=0.1), None, unlearned=True) == []
+    assert attack_remarks(attacked(own=0.8, mlp=0.0), None, unlearned=True) == []
 
 
 def test_a_package_under_another_name_does_not_cost_the_run(monkeypatch):

@@ -18,7 +18,17 @@ from utils.schema import json_or_text
 log = logging.getLogger(__name__)
 
 TOLERATED_LOSS = 0.1
-"""Share of the original's HR@10 that unlearning may cost before it is called over-unlearning."""
+"""Share of the original's HR@10 or NDCG@10 that unlearning may cost before it is called
+over-unlearning.
+"""
+
+TOLERATED_LEAKAGE = 0.2
+"""|AUC - 0.5| of an attacker above which unlearning is said to have failed."""
+
+NO_FINDING, BY_HEART = 0.05, 0.4
+"""Leakage up to which an attacker has found nothing, and what it finds, then, in the users that it
+was trained on, above which it has learnt these by heart.
+"""
 
 FEW_OF_A_CLASS = 50
 """Users of a class who take part in an attack: with fewer the error of an AUC is said."""
@@ -103,13 +113,21 @@ def _what_is_left(losses: dict[str, Any]) -> str:
 def remarks(summary: dict[str, Any]) -> list[str]:
     """What a reader of a run's numbers must not miss, in words."""
     said = []
-    if (original := summary.get("original")) and original["HR@10"]:
-        lost = 1 - summary["test"]["HR@10"] / original["HR@10"]
-        if lost > TOLERATED_LOSS:
+    if original := summary.get("original"):
+        lost = {
+            metric: 1 - summary["test"][metric] / original[metric]
+            for metric in ("HR@10", "NDCG@10")
+            if original[metric]
+        }
+        fell = [
+            f"{metric} fell by {100 * share:.1f} %"
+            for metric, share in lost.items()
+            if share > TOLERATED_LOSS
+        ]
+        if fell:
             said.append(
-                f"over-unlearned: HR@10 fell by {100 * lost:.1f} %, more than "
-                f"{100 * TOLERATED_LOSS:.0f} %; raise au_trade_off, or lower unlearn_steps or "
-                "unlearn_lr"
+                f"over-unlearned: {' and '.join(fell)}, more than {100 * TOLERATED_LOSS:.0f} %; "
+                "raise au_trade_off, or lower unlearn_steps or unlearn_lr"
             )
     share = summary.get("losses", {}).get("left")
     if share is not None and share > TOLERATED_SHARE:
@@ -135,13 +153,16 @@ def remarks(summary: dict[str, Any]) -> list[str]:
     return said
 
 
-def attack_remarks(result: dict[str, Any], original: dict[str, Any] | None) -> list[str]:
-    """Too few users to say much; attackers that find more than in the original, by more than two
-    standard errors.
+def attack_remarks(
+    result: dict[str, Any], original: dict[str, Any] | None, unlearned: bool
+) -> list[str]:
+    """Too few users to say much; unlearning that failed; attackers that may have failed themselves;
+    attackers that find more than in the original, by more than two standard errors.
 
     Args:
         result: what the attack found.
         original: what the same attack found in the original; None where it wasn't attacked.
+        unlearned: whether a method was to hide the attribute.
     """
     said = []
     users, smallest = result["users"]["balanced"], result["users"]["smallest"]
@@ -151,6 +172,21 @@ def attack_remarks(result: dict[str, Any], original: dict[str, Any] | None) -> l
             f"{smallest} users of a class are few: an AUC of 0.5 comes out {2 * error:.2f} to "
             "either side of it by chance"
         )
+    for name, scores in result["attackers"].items() if unlearned else ():
+        auc, leaked = scores["auc"]["mean"], scores["leakage"]
+        if leaked > TOLERATED_LEAKAGE:
+            flipped = f", i.e. {1 - auc:.3f} flipped" if auc < 0.5 else ""
+            said.append(
+                f"not unlearned: {name} has AUC {auc:.3f}{flipped}, farther from 0.5 than "
+                f"{TOLERATED_LEAKAGE:g}"
+            )
+        own = scores.get("own_auc", 0.5)
+        if leaked <= NO_FINDING and own - 0.5 > BY_HEART:
+            said.append(
+                f"{name} finds next to nothing (AUC {auc:.3f}), but has learnt by heart the "
+                f"{result['users']['train']} users that it was trained on (AUC {own:.3f}): that it "
+                "fails is no proof; python attack.py attack=audit tries harder"
+            )
     if original is None:
         return said
     for name, scores in result["attackers"].items():

@@ -33,8 +33,12 @@ def round_metrics(found: Scores, labels: np.ndarray) -> dict[str, float]:
 
 def auc(found: Scores, labels: np.ndarray) -> float:
     """The AUC alone; arguments as in `round_metrics`."""
-    scores = found.scores[:, 1] if labels.max() == 1 else found.scores
-    return roc_auc_score(labels[found.split.test], scores, multi_class="ovr")
+    return _auc(found.scores, labels[found.split.test])
+
+
+def _auc(scores: np.ndarray, truth: np.ndarray) -> float:
+    of_classes = scores[:, 1] if scores.shape[1] == 2 else scores
+    return roc_auc_score(truth, of_classes, multi_class="ovr")
 
 
 def two_sided(aucs: Sequence[float]) -> float:
@@ -52,7 +56,8 @@ def summarise(found: Mapping[str, list[Scores]], labels: np.ndarray) -> dict[str
     Returns:
         {"users": {"train", "test", "balanced" (both), "smallest" (both, of the smallest class)},
         "rounds": ..., "attackers": {name: {metric: {"mean", "std", "values"}, "leakage",
-        "unconverged"}}}; std over rounds with n - 1, leakage = |mean AUC - 0.5|.
+        "unconverged", "own_auc"}}}; std over rounds with n - 1, leakage = |mean AUC - 0.5|;
+        own_auc, where it was asked for, the mean AUC on the users that the attacker was trained on.
     """
     one, *_ = found.values()
     first = one[0].split
@@ -79,6 +84,9 @@ def _of_attacker(found: list[Scores], labels: np.ndarray) -> dict[str, Any]:
         summary[metric] = {"mean": float(np.mean(values)), "std": std, "values": values}
     summary["leakage"] = two_sided(summary["auc"]["values"])
     summary["unconverged"] = sum(not one.converged for one in found)
+    own = [_auc(one.own, labels[one.split.train]) for one in found if one.own is not None]
+    if own:
+        summary["own_auc"] = float(np.mean(own))
     return summary
 
 

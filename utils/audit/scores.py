@@ -30,12 +30,14 @@ class Scores:
         scores: (n_test, C), higher where a class is likelier; rows sum to 1.
         predicted: (n_test,) int64, the attacker's own choice of class.
         converged: whether it was trained to the end, and has a score for everybody.
+        own: (n_train, C) likewise of the users that it was trained on; None where not asked for.
     """
 
     split: Round
     scores: np.ndarray
     predicted: np.ndarray
     converged: bool
+    own: np.ndarray | None = None
 
 
 def out_of_sample(
@@ -46,6 +48,7 @@ def out_of_sample(
     jobs: int = 1,
     quiet: bool = False,
     settings: str = "",
+    own: bool = False,
 ) -> dict[str, list[Scores]]:
     """Train every attacker on every round of a protocol and let it score the round's test users.
 
@@ -57,6 +60,7 @@ def out_of_sample(
         jobs: processes; changes the speed alone.
         quiet: without progress.
         settings: the protocol whose settings the attackers have, where it is another one.
+        own: whether they score the users, too, that they were trained on.
 
     Returns:
         Each attacker's scores, a round each.
@@ -72,6 +76,7 @@ def out_of_sample(
             features,
             labels,
             split,
+            own,
         )
         for name in attackers
         for number, split in enumerate(splits)
@@ -89,17 +94,16 @@ def out_of_sample(
 
 
 def train_and_score(
-    classifier: Any, features: np.ndarray, labels: np.ndarray, split: Round
+    classifier: Any, features: np.ndarray, labels: np.ndarray, split: Round, own: bool = False
 ) -> Scores:
-    """One attacker on one round."""
+    """One attacker on one round; `own` as in `out_of_sample`."""
     with threadpool_limits(1), np.errstate(all="ignore"):
         converged = _fit(classifier, features[split.train], labels[split.train])
         tested = features[split.test]
-        scores, predicted = _class_scores(classifier, tested), classifier.predict(tested)
-    # who can't be scored, such as by a spread of zero, is as likely of every class
-    unknown = ~np.isfinite(scores).all(1)
-    scores[unknown] = 1 / scores.shape[1]
-    return Scores(split, scores, predicted, converged and not unknown.any())
+        scores, able = _class_scores(classifier, tested)
+        predicted = classifier.predict(tested)
+        known = _class_scores(classifier, features[split.train])[0] if own else None
+    return Scores(split, scores, predicted, converged and able, known)
 
 
 def _fit(classifier: Any, features: np.ndarray, labels: np.ndarray) -> bool:
@@ -113,11 +117,17 @@ def _fit(classifier: Any, features: np.ndarray, labels: np.ndarray) -> bool:
     return len(others) == len(caught)
 
 
-def _class_scores(classifier: Any, features: np.ndarray) -> np.ndarray:
-    """(n, C) scores that rank users for each class and sum to 1."""
+def _class_scores(classifier: Any, features: np.ndarray) -> tuple[np.ndarray, bool]:
+    """(n, C) scores that rank users for each class and sum to 1, and whether it has some for all:
+    who can't be scored, such as by a spread of zero, is as likely of every class.
+    """
     if hasattr(classifier, "predict_proba"):
-        return classifier.predict_proba(features)
-    decision = classifier.decision_function(features)
-    if decision.ndim == 1:
-        decision = np.stack([-decision, decision], axis=1)
-    return softmax(decision, axis=1)
+        scores = classifier.predict_proba(features)
+    else:
+        decision = classifier.decision_function(features)
+        if decision.ndim == 1:
+            decision = np.stack([-decision, decision], axis=1)
+        scores = softmax(decision, axis=1)
+    unknown = ~np.isfinite(scores).all(1)
+    scores[unknown] = 1 / scores.shape[1]
+    return scores, not unknown.any()
