@@ -112,7 +112,8 @@ def run_attack(config: AttackConfig) -> dict[str, Any]:
                 "environment": environment(torch.device("cpu")),
                 "checksums": target.checksums(),
             }
-            unlearned = config.method != "original"
+            hidden = [config.attribute, *config.attribute.split("+")]
+            unlearned = config.method != "original" and config.inferred in hidden
             result["remarks"] = attack_remarks(result, original_result(config), unlearned)
             if config.fail_above is not None:
                 result["gate"] = gate(result, config.fail_above)
@@ -213,13 +214,13 @@ def save_audit(path: Path, result: dict[str, Any]) -> Path:
 
 def audit_path(config: AttackConfig, target: Target) -> Path:
     """Beside attack.json's place; an audit with other keys than the defaults has another name."""
-    parts = [config.attribute] if config.attribute != AttackConfig.attribute else []
+    parts = [config.inferred] if config.inferred != AttackConfig.attribute else []
     if config.attackers != AttackConfig.attackers:
         parts += config.attackers
     parts += [
         f"{key.removeprefix('attack_').removeprefix('audit_')}-{value}"
         for key, value in audit_keys(config).items()
-        if value != getattr(AttackConfig, key)
+        if value != getattr(AttackConfig, key) and key != "infer"
     ]
     name = target.result.name.removesuffix("attack.json") + "-".join(["audit", *parts])
     return target.result.with_name(f"{name}.json")
@@ -266,7 +267,7 @@ def settings_of(saved: dict[str, Any]) -> dict[str, Any]:
 def entry(config: AttackConfig) -> str:
     """The name of an attack in attack.json; the default place is not named."""
     place = "" if config.place == DEFAULT_PLACE else f"/{config.place}"
-    return f"{config.attribute}/{config.protocol}{place}"
+    return f"{config.inferred}/{config.protocol}{place}"
 
 
 def save(path: Path, config: AttackConfig, result: dict[str, Any]) -> None:
@@ -297,7 +298,7 @@ def same(config: AttackConfig) -> str:
     """What tells an attack or audit apart within a sweep."""
     where = f"{config.attack} {run_path(config, METHODS[config.method].groups)}"
     if config.attack == "audit":
-        return f"{where} {config.attribute} {audit_keys(config)} {config.attackers}"
+        return f"{where} {audit_keys(config)} {config.attackers}"
     settings = identity(config, [Group.ATTACK])
     return f"{where} {entry(config)} {settings} {battery(config.attackers)}"
 

@@ -37,6 +37,7 @@ from methods.checks import check_run, ranks
 from methods.eraser import Eraser, UserTables
 from methods.eraser_files import About, apply_fitted, save_eraser
 from methods.leace import AffineEraser
+from methods.several import fit_several
 from models import MODELS, EmbeddingScorer, Recommender, build_model, scores_of_users, top_items
 from models.training.loop import train
 from models.training.step import TrainingSettings
@@ -112,6 +113,7 @@ class Data:
         table: somebody else's embedding; None where a dataset is given.
         attribute: the users' labels, if the method needs them.
         labels: the same on the run's device; -1, too, of those that the method isn't shown.
+        parts: the same of each attribute, by name, where it is of several.
         checksums: of the files behind them.
     """
 
@@ -119,6 +121,7 @@ class Data:
     table: UserTable | None
     attribute: Attribute | None
     labels: Tensor | None
+    parts: Mapping[str, Tensor]
     checksums: Mapping[str, str]
 
     def described(self) -> dict[str, Any]:
@@ -154,10 +157,12 @@ def load(config: RunConfig, device: torch.device) -> Data:
         dataset = dataset.to(device)
         checksums = {"data": dataset.checksum}
     if not attribute:
-        return Data(dataset, table, None, None, checksums)
+        return Data(dataset, table, None, None, {}, checksums)
+    checksums["labels"] = attribute.checksum
     seen = attribute.seen(config.labels_seen, config.seed)
     labels = torch.from_numpy(seen.labels).to(device)
-    return Data(dataset, table, attribute, labels, checksums | {"labels": attribute.checksum})
+    parts = {name: torch.from_numpy(one).to(device) for name, one in seen.apart().items()}
+    return Data(dataset, table, attribute, labels, parts, checksums)
 
 
 def load_prepared(config: RunConfig) -> tuple[Dataset, Attribute | None]:
@@ -288,7 +293,9 @@ def unlearn_table(
     assert table is not None and data.labels is not None and config.user_embedding
     given, source = table.vectors, Path(config.user_embedding)
     people = table.people
-    known = replace(data, labels=data.labels[torch.from_numpy(people).to(data.labels.device)])
+    rows = torch.from_numpy(people).to(data.labels.device)
+    parts = {name: one[rows] for name, one in data.parts.items()}
+    known = replace(data, labels=data.labels[rows], parts=parts)
     # half precision is too coarse to add up 500 small steps in
     dtype = torch.float64 if given.dtype == "float64" else torch.float32
     device = resolve_device(config.device)
@@ -325,13 +332,15 @@ def fit(
     threads: Threads,
     folder: RunFolder,
 ) -> Eraser:
-    """Fit the config's post-training method to the tables and the attribute."""
+    """Fit the config's post-training method to the tables and the attribute, or attributes."""
     method = METHODS[config.method]
     assert method.fit is not None and data.labels is not None
-    labels, options = {config.attribute: data.labels}, method.options_of(config)
+    options = method.options_of(config)
     rng = numpy_generator(config.seed, config.method)
     kept = CheckpointFile(folder.checkpoint, "unlearning", resolve_device(config.device))
-    eraser = method.fit(tables, labels, options, rng, scorer, threads, kept)
+    eraser = fit_several(
+        method.fit, tables, data.labels, data.parts, options, rng, scorer, threads, kept
+    )
     for name, edited in eraser.apply(tables).items():
         if not torch.isfinite(edited).all():
             raise UserError(

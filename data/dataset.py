@@ -33,6 +33,8 @@ from utils.seeds import numpy_generator
 log = logging.getLogger(__name__)
 
 UNKNOWN = -1
+PLUS = "+"
+"""Between the names of several attributes that are taken together, and of their classes."""
 
 
 def class_name(label: str) -> str:
@@ -65,11 +67,13 @@ class Attribute:
         name: "gender", "age", ...
         classes: class names, sorted; a label is a position in it.
         labels: (n_users,) int64; -1 where the value is unknown.
+        parts: the attributes that it is the combination of; none where it is one by itself.
     """
 
     name: str
     classes: tuple[str, ...]
     labels: np.ndarray
+    parts: tuple["Attribute", ...] = ()
 
     @classmethod
     def from_values(cls, name: str, values: pd.Series) -> "Attribute":
@@ -79,6 +83,33 @@ class Attribute:
         numbers = {name: number for number, name in enumerate(classes)}
         labels = np.array([numbers.get(name, UNKNOWN) for name in names], dtype=np.int64)
         return cls(name, classes, labels)
+
+    @classmethod
+    def joint(cls, attributes: Sequence["Attribute"]) -> "Attribute":
+        """Several as one, whose classes are the combinations that occur; unknown where any is.
+
+        Raises:
+            UserError: one is there twice, or users of all are of one combination or unknown.
+        """
+        if len(attributes) == 1:
+            return attributes[0]
+        name = PLUS.join(one.name for one in attributes)
+        if len({one.name for one in attributes}) < len(attributes):
+            raise UserError(f'attribute "{name}" names one twice; name each once')
+        known = np.all([one.labels >= 0 for one in attributes], axis=0)
+        names = [np.array(one.classes)[one.labels] for one in attributes]  # of -1 any
+        values = pd.Series([PLUS.join(of_user) for of_user in zip(*names, strict=True)])
+        whole = cls.from_values(name, values.where(known, ""))
+        if len(whole.classes) < 2:
+            raise UserError(
+                f'of "{name}" all users are of one combination, or of none that is known'
+            )
+        return replace(whole, parts=tuple(attributes))
+
+    def apart(self) -> dict[str, np.ndarray]:
+        """The labels of each part, or of itself, by name; -1 wherever its own are unknown."""
+        known = self.labels >= 0
+        return {one.name: np.where(known, one.labels, UNKNOWN) for one in self.parts or (self,)}
 
     def seen(self, share: float, seed: int) -> "Attribute":
         """The same with the labels of this share of the labelled users, drawn; the others' unknown.
@@ -250,7 +281,7 @@ def other_classes(folder: Path, name: str) -> dict[str, np.ndarray]:
     """(n_users,) classes as text, "" where unknown, of every attribute of a prepared folder but the
     named one.
     """
-    users = _attributes(folder).drop(columns=name, errors="ignore")
+    users = _attributes(folder).drop(columns=name.split(PLUS), errors="ignore")
     return {other: users[other].map(class_name).to_numpy(str) for other in users}
 
 
@@ -259,12 +290,16 @@ def _attributes(folder: Path) -> pd.DataFrame:
 
 
 def load_attribute(folder: Path, name: str) -> Attribute:
-    """Read one user attribute of a prepared folder.
+    """Read one user attribute of a prepared folder, or several joint ("gender+age").
 
     Raises:
         UserError: an attribute that the users don't have, or with fewer than two classes.
     """
     users = _attributes(folder)
+    return Attribute.joint([_attribute(users, one, folder) for one in name.split(PLUS)])
+
+
+def _attribute(users: pd.DataFrame, name: str, folder: Path) -> Attribute:
     if name not in users:
         raise UserError(f'attribute "{name}" is not in {folder}; it has: {", ".join(users)}')
     attribute = Attribute.from_values(name, users[name])

@@ -79,7 +79,7 @@ def target_file(config: AttackConfig, path: Path, table: UserTable) -> Target:
     """A table of your own, read from `path`; results go beside it."""
     assert config.labels  # checked at the door
     check_float32(path, table.vectors)
-    attribute = load_labels(Path(config.labels), config.attribute, len(table.vectors), table.ids)
+    attribute = load_labels(Path(config.labels), config.inferred, len(table.vectors), table.ids)
     named = path.stem if path.suffix in (".npy", ".npz") else path.name
     named += f".{table.name}" if config.table else ""
     beside = [path.with_name(f"{named}.attack{ending}") for ending in (".json", ".log")]
@@ -120,7 +120,7 @@ def load_run_labels(config: AttackConfig, n_users: int) -> Attribute:
         raise UserError(f"{prepared} does not exist; main.py prepares it: {prepares_it}")
     with locked(prepared, busy="wait"):
         check_data(prepared, run_path(config, METHODS[config.method].groups))
-        attribute = load_attribute(prepared, config.attribute)
+        attribute = load_attribute(prepared, config.inferred)
     if len(attribute.labels) != n_users:
         raise UserError(
             f"{prepared} describes {len(attribute.labels)} users, but the embedding has {n_users} "
@@ -175,7 +175,7 @@ def subject_of_run(config: AttackConfig, folder: Path) -> tuple[Target, Subject]
     with locked(prepared, busy="wait"):
         held_out = made.get("selection", "validation") == "validation"
         dataset = load_dataset(prepared, config.dataset, held_out, made.get("split_seed", 0))
-        others = other_classes(prepared, config.attribute)
+        others = other_classes(prepared, config.inferred)
     sizes = (dataset.n_users, dataset.n_items)
     train, places = dataset.train.numpy(), places_of_run(folder, *sizes, seed)
     files = [places_path(folder), lists_path(folder), users_path(folder)]

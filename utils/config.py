@@ -28,6 +28,7 @@ from utils.schema import (
     Leakage,
     Model,
     Name,
+    Names,
     Natural,
     Number,
     Rate,
@@ -108,8 +109,8 @@ class RunConfig:
 
     seed: Natural = key(0, Group.TRAINING, sweep=True)
     """Everything random in a run follows from it; the split has a seed of its own."""
-    attribute: Name = key("gender", Group.ATTRIBUTE, sweep=True)
-    """The user attribute to hide."""
+    attribute: Names = key("gender", Group.ATTRIBUTE, sweep=True)
+    """The user attribute to hide, or several at once, as in "gender+age"."""
     labels_seen: Annotated[Share, Field(gt=0)] = key(1.0, Group.ATTRIBUTE, sweep=True)
     """Share of the labelled users whose label the method is shown, drawn by `seed`. What it does
     for the others it does for people who never said; audit_whom "unseen" audits them."""
@@ -211,8 +212,11 @@ class AttackConfig:
 
     seed: Natural = key(0, Group.PLACE, sweep=True)
     """Seed of the attacked run."""
-    attribute: Name = key("gender", Group.PLACE, sweep=True)
-    """The user attribute to infer."""
+    attribute: Names = key("gender", Group.PLACE, sweep=True)
+    """The attribute that the attacked run was to hide, and that is inferred; of several, as in
+    "gender+age", their combinations are."""
+    infer: Names | None = key(None, Group.ATTACK, sweep=True)
+    """What to infer from the same vectors instead, such as one attribute of several."""
     labels_seen: Annotated[Share, Field(gt=0)] = key(1.0, Group.PLACE, sweep=True)
     """labels_seen of the attacked run."""
     regularizer: Literal["frobenius", "ranking"] = key("frobenius", Group.PLACE, sweep=True)
@@ -273,6 +277,11 @@ class AttackConfig:
     """CPU threads; null = every core this process may use."""
     busy: Literal["wait", "end"] = key("wait", Group.PLACE)
     """What to do when another process is at work in the same run folder: wait for it, or end."""
+
+    @property
+    def inferred(self) -> str:
+        """The attribute to infer."""
+        return self.infer or self.attribute
 
     @property
     def seed_of_attack(self) -> int:

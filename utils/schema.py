@@ -75,10 +75,17 @@ def expand_home(path: str) -> str:
 
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+NAMES = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}(\+[A-Za-z0-9][A-Za-z0-9._-]{0,99}){0,7}$"
+"""Plain names with a plus between."""
 DEVICE = r"^(cpu|cuda(:\d{1,3})?)$"
 TEXT = r"^[^\x00-\x1f\x7f-\x9f]+$"
 """No control characters."""
-HINTS = {NAME: "a plain name", DEVICE: '"cpu" or "cuda:0"', TEXT: "text"}
+HINTS = {
+    NAME: "a plain name",
+    NAMES: "a plain name, or several as in gender+age",
+    DEVICE: '"cpu" or "cuda:0"',
+    TEXT: "text",
+}
 """What text must be, by its pattern."""
 BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most"}
 """Words of the JSON schema in ours."""
@@ -95,6 +102,7 @@ Weight = Annotated[Number, Field(ge=0, le=1e12)]
 Text = Annotated[str, Field(strict=True, pattern=TEXT)]
 File = Annotated[Text, AfterValidator(expand_home)]
 Name = Annotated[str, Field(strict=True, pattern=NAME)]
+Names = Annotated[str, Field(strict=True, pattern=NAMES)]
 Device = Annotated[str, Field(strict=True, pattern=DEVICE)]
 Registered = Annotated[Text, AfterValidator(_registered)]
 Model = Annotated[Registered, BeforeValidator(lambda value: "lgn" if value == "lgcn" else value)]

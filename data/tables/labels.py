@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from data.dataset import Attribute
+from data.dataset import PLUS, Attribute
 from data.tables.formats import delimiter, read_arrays, reading
 from data.tables.user_table import PAD, as_ids, id_column, numbers_rows
 from utils.errors import UserError, first_line
@@ -47,7 +47,7 @@ def load_labels(path: Path, name: str, n_users: int, ids: np.ndarray | None = No
         path: a .npy array (n_users,) of whole numbers (floats, NaN among them, too) or text, a .npz
             with such an array called `name` or "labels" and one of ids, or a parquet or text file
             (comma, semicolon, tab or bar between) with a column called `name`.
-        name: the attribute.
+        name: the attribute, or several, joint ("gender+age").
         n_users: rows of the table.
         ids: the table's, (n_users,) text; None where it has none.
 
@@ -55,6 +55,10 @@ def load_labels(path: Path, name: str, n_users: int, ids: np.ndarray | None = No
         UserError: no such file or column, rows or ids that don't fit, or classes that are too few
             or too many.
     """
+    return Attribute.joint([_load_one(path, one, n_users, ids) for one in name.split(PLUS)])
+
+
+def _load_one(path: Path, name: str, n_users: int, ids: np.ndarray | None) -> Attribute:
     column = read_labels(path, name)
     values = by_id(path, column, ids) if ids is not None and column.ids is not None else None
     if values is None:

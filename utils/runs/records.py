@@ -277,7 +277,10 @@ def has_audit(record: Record, config: AttackConfig, groups: Groups, run: str | N
 
 def audit_keys(config: AttackConfig) -> dict[str, Any]:
     """Keys that an audit depends on besides the attribute and the attackers."""
-    keys = identity(config, [Group.AUDIT]) | {"attack_seed": config.attack_seed}
+    keys = identity(config, [Group.AUDIT]) | {
+        "attack_seed": config.attack_seed,
+        "infer": config.infer,
+    }
     # whom an original's audit takes
     return keys if config.audit_whom == "everyone" else keys | {"labels_seen": config.labels_seen}
 
