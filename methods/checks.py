@@ -6,6 +6,8 @@ from typing import Any
 from data.tables.formats import format_of
 from data.tables.manifest import manifest_path
 from methods import METHODS
+from methods.d2d import D2DOptions
+from methods.u2u import U2UOptions
 from methods.unlearning import Eq1Options
 from utils.config import AttackConfig, RunConfig
 from utils.errors import UserError
@@ -59,6 +61,15 @@ def check_run(config: RunConfig) -> None:
             f'method "{config.method}" with regularizer "{options.regularizer}" has no closed '
             'form, only "u2u" with "frobenius"; take unlearn_optimizer "adam"'
         )
+    if exact and isinstance(options, U2UOptions) and options.u2u_divergence != "one-hot":
+        raise UserError(
+            f'u2u_divergence "{options.u2u_divergence}" has no closed form here, only "one-hot"; '
+            'take unlearn_optimizer "adam"'
+        )
+    if isinstance(options, D2DOptions) and options.d2d_divergence == "kl":
+        for name in ("kernel_width", "pairs_users"):
+            if getattr(options, name) != getattr(D2DOptions, name):
+                raise UserError(f'{name} is of d2d_divergence "mmd"; leave it out beside "kl"')
     check_recordable(config)
 
 

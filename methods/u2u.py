@@ -8,14 +8,35 @@ never needed: user i of class c has N - n_c neighbours, everybody outside the cl
     (L θ)_i = (N - n_c) θ_i - (Σ_j θ_j - Σ_{j in c} θ_j),
 
 O(NK) time and memory for any number of classes.
+
+That is the published attribute divergence, 1 for users of different classes and 0 else. The paper
+discusses others, the predicted softmax vectors of an attacker among them (3.5.2);
+`methods.losses.softmax` holds their mathematics.
 """
 
+from typing import Literal
+
+import numpy as np
+import pydantic
 import torch
 from torch import Tensor
 
 from methods.base import Method
+from methods.losses.mmd import Classes
 from methods.losses.objective import Objective
+from methods.losses.softmax import Graph, predicted, weighted
 from methods.unlearning import Eq1Options, eq1
+from utils.schema import CHECKED, key
+
+
+@pydantic.dataclasses.dataclass(frozen=True, config=CHECKED)
+class U2UOptions(Eq1Options):
+    """What u2u can be told."""
+
+    u2u_divergence: Literal["one-hot", "softmax", "adaptive"] = key("one-hot")
+    """u2u: how much it counts that two users' classes differ: the same for all ("one-hot",
+    published), or as much as the softmax vectors differ that an attacker predicts from the original
+    embedding ("softmax") or, at every step, from the embedding as it is then ("adaptive")."""
 
 
 def distinguishability(labels: Tensor) -> Objective:
@@ -58,4 +79,17 @@ def minimiser(theta_star: Tensor, labels: Tensor, alpha: float) -> Tensor:
     return theta.to(theta_star.dtype)
 
 
-METHOD = Method("U2U-R", Eq1Options, eq1(lambda _star, labels, *_: distinguishability(labels)))
+def loss(
+    theta_star: Tensor, labels: Tensor, options: U2UOptions, rng: np.random.Generator
+) -> Objective:
+    """l_U as the options have it, for users whose original is theta_star (n, K)."""
+    if options.u2u_divergence == "one-hot":
+        return distinguishability(labels)
+    classes = Classes.of(labels)
+    if options.u2u_divergence == "adaptive":
+        return weighted(lambda theta: Graph.of(predicted(theta, labels), classes))
+    fixed = Graph.of(predicted(theta_star, labels), classes)
+    return weighted(lambda _: fixed)
+
+
+METHOD = Method("U2U-R", U2UOptions, eq1(loss))
