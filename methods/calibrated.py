@@ -22,8 +22,11 @@ group {π = c} has:
 
 For Gaussian data moments and the rest are independent: after step 3 the labels look drawn at
 random. Beyond moments there is no theorem, only the polish, and the audit: `python attack.py
-method=calibrated attackers=strong null=99`. Values that many users share (zeros of a non-negative
-factorisation) are not for this method: any map that differs by class writes the class into them.
+method=calibrated attackers=strong null=99`.
+
+A table in which many users share a value (zeros of a non-negative factorisation) is edited in other
+coordinates (`methods.atoms`), without radii, and polished twice as long: every other round looks at
+the marginals and at two or three columns together, which is where trees look.
 """
 
 import time
@@ -34,6 +37,7 @@ import pydantic
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
+from methods.atoms import Atoms, atoms_of, by_rank, collapsed, normal_scores
 from methods.base import Method, TopScorer
 from methods.eraser import Labels, TransductiveEraser, UserTables, apart, share_moved, side_by_side
 from methods.gaussian import (
@@ -56,6 +60,10 @@ FEATURES = 400
 """Random Fourier features of a view."""
 WIDTHS = (0.5, 1.0, 2.0, 4.0)
 """Squared kernel widths, in numbers of dimensions of standardised features."""
+FEW_COLUMNS = 3
+"""Standardised features, at most, that one of a view's few-column features looks at."""
+FREQUENCIES = (0.7, 1.5, 3.0)
+"""Of these, in turn."""
 RIDGE = {"linear": 10.0, "kernel": 1.0}
 STEP = 0.7
 MOST = 20_000
@@ -107,14 +115,36 @@ def calibrate(
     """
     start = time.perf_counter()
     x = table.astype(np.float64)
-    centre = x.mean(0)
-    if not (x != x[0]).any():  # all users are one point: nothing to tell, nothing to do
-        return Calibrated(x, 0.0, [], time.perf_counter() - start)
-    radius = tyler_radius(x - centre, rng)
-    v, radius = as_random_partition((x - centre) / radius[:, None], radius, labels, rho, rng)
-    v, history = _polish(v, radius, labels, rounds, rng)
-    edited = centre + v * radius[:, None]
+    edited = x.copy()
+    history: list[dict[str, float]] = []
+    varies = (x != x[0]).any(0)  # a constant column tells nothing, and is to stay one
+    if varies.any():
+        own = x[:, varies]
+        atoms = atoms_of(own)
+        if atoms:
+            z = normal_scores(own, rng)
+            z, history = _calibrated(z, np.ones(len(z)), labels, rho, 2 * rounds, rng, atoms)
+            edited[:, varies] = by_rank(z, own)
+        else:
+            radius = tyler_radius(own - own.mean(0), rng)
+            edited[:, varies], history = _calibrated(own, radius, labels, rho, rounds, rng, [])
     return Calibrated(edited, share_moved(x, edited), history, time.perf_counter() - start)
+
+
+def _calibrated(
+    x: np.ndarray,
+    radius: np.ndarray,
+    labels: np.ndarray,
+    rho: float,
+    rounds: int,
+    rng: np.random.Generator,
+    atoms: list[Atoms],
+) -> tuple[np.ndarray, list[dict[str, float]]]:
+    """Steps 2 to 4 for users of these radii."""
+    centre = x.mean(0)
+    v, radius = as_random_partition((x - centre) / radius[:, None], radius, labels, rho, rng)
+    v, history = _polish(v, radius, labels, rounds, rng, atoms)
+    return centre + v * radius[:, None], history
 
 
 def fit(
@@ -235,11 +265,14 @@ def _turned(drawn: np.ndarray, old: np.ndarray, rho: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _View:
-    """Features of users: linear, Fᵀz + b, or random Fourier, sqrt(2/D) cos(Fᵀz + b)."""
+    """Features of users: linear, Fᵀz + b, or random Fourier, sqrt(2/D) cos(Fᵀz + b); `shifts`:
+    whether a step along their scores may move a class's mean.
+    """
 
     kernel: bool
     weights: np.ndarray
     offset: np.ndarray
+    shifts: bool
 
     def features(self, z: np.ndarray) -> np.ndarray:
         phase = z @ self.weights.T + self.offset
@@ -265,17 +298,35 @@ def _view(number: int, z: np.ndarray, white: np.ndarray, rng: np.random.Generato
     scale = white if number % 3 == 1 else standard
     if number % 3 == 0:
         weights = scale.T.astype(np.float32)
-        return _View(False, weights, -(z.mean(0) @ scale).astype(np.float32))
+        return _View(False, weights, -(z.mean(0) @ scale).astype(np.float32), True)
     widths = np.resize(np.array(WIDTHS) * d, FEATURES)
     frequencies = rng.normal(size=(FEATURES, d)) * np.sqrt(2 / widths)[:, None]
     offset = rng.uniform(0, 2 * np.pi, FEATURES).astype(np.float32)
-    return _View(True, (frequencies @ scale).astype(np.float32), offset)
+    return _View(True, (frequencies @ scale).astype(np.float32), offset, False)
+
+
+def _few_columns(number: int, z: np.ndarray, rng: np.random.Generator) -> _View:
+    """Random Fourier features of a few columns each."""
+    d = z.shape[1]
+    spread = z.std(0)
+    chosen = rng.random((FEATURES, d)).argsort(1) < rng.integers(1, FEW_COLUMNS + 1, (FEATURES, 1))
+    frequencies = rng.normal(size=(FEATURES, d)) * chosen * FREQUENCIES[number % len(FREQUENCIES)]
+    weights = frequencies / np.maximum(spread, FLOOR * max(spread.max(), FLOOR))
+    offset = rng.uniform(0, 2 * np.pi, FEATURES).astype(np.float32)
+    return _View(True, weights.astype(np.float32), offset, True)
 
 
 def _polish(
-    v: np.ndarray, radius: np.ndarray, labels: np.ndarray, rounds: int, rng: np.random.Generator
+    v: np.ndarray,
+    radius: np.ndarray,
+    labels: np.ndarray,
+    rounds: int,
+    rng: np.random.Generator,
+    atoms: list[Atoms],
 ) -> tuple[np.ndarray, list[dict[str, float]]]:
-    """Step 4, in float32: views of v and of radius · v in turn."""
+    """Step 4, in float32: views of v and of radius · v in turn; with atoms, views of v as it is
+    seen, and of few columns between.
+    """
     n = len(v)
     count = np.bincount(labels)
     v, radius = v.astype(np.float32), radius.astype(np.float32)
@@ -288,17 +339,21 @@ def _polish(
         scaled = number % 3 == 2 or number % 6 == 3
         scale = radius if scaled else np.ones_like(radius)
         fit_on = rng.choice(n, min(n, MOST), False)
-        view = _view(number, v[fit_on] * scale[fit_on, None], white, rng)
+        known = v[fit_on] * scale[fit_on, None]
+        between = [one.bounds(known) for one in atoms]
+        known = collapsed(known, atoms, between)
+        if atoms and number % 2:
+            view = _few_columns(number, known, rng)
+        else:
+            view = _view(number // 2 if atoms else number, known, white, rng)
         fold = rng.permutation(n) % FOLDS
-        ridges = _ridges(
-            view, v[fit_on] * scale[fit_on, None], targets[fit_on], weight[fit_on], fold[fit_on]
-        )
+        ridges = _ridges(view, known, targets[fit_on], weight[fit_on], fold[fit_on])
         own = np.empty_like(v)
         total = np.zeros((len(count), len(count)))
         for k, ridge in enumerate(ridges):
             users = np.flatnonzero(fold == k)
             for some in np.array_split(users, max(1, len(users) // CHUNK)):
-                z = v[some] * scale[some, None]
+                z = collapsed(v[some] * scale[some, None], atoms, between)
                 scores = view.features(z) @ ridge
                 np.add.at(total, labels[some], scores)
                 own[some] = view.gradient(z, ridge.T[labels[some]]) * scale[some, None]
@@ -308,7 +363,7 @@ def _polish(
             users = np.flatnonzero(labels == c)
             gradient = own[users]
             step = gradient
-            if view.kernel:  # without a shift of the class's mean
+            if not view.shifts:
                 s = scale[users, None]
                 step = gradient - s * ((s * gradient).mean(0) / (s**2).mean())
             slope = max(float((gradient * step).sum(1).mean()), FLOOR)

@@ -92,7 +92,13 @@ def test_the_command_hides_both_and_the_attack_infers_each(workspace, capsys, me
     folder = workspace / f"exp_results/ncf/ml-100k/{method}/gender+occupation/seed-0"
     counts = json.loads((folder / "summary.json").read_text())["users_of_class"]
     assert set(counts) == {f"{g}+{o}" for g in "FM" for o in ("artist", "doctor", "student")}
-    which = ["attribute=gender+occupation", f"method={method}", "draws=2", "shadow_ratio=0.3", "threads=1"]
+    which = [
+        "attribute=gender+occupation",
+        f"method={method}",
+        "draws=2",
+        "shadow_ratio=0.3",
+        "threads=1",
+    ]
     for inferred in ("gender", "occupation", None):
         key = [f"infer={inferred}"] if inferred else []
         assert attack.main([*which, *key, "attackers=xgb"]) == 0

@@ -1,0 +1,255 @@
+"""Other libraries' user embeddings, before and after unlearning: `python -m benchmarks.strangers`.
+
+A stranger's table has its own scale, tails, zeros and columns. Each is made from the prepared
+dataset's training interactions with its library's own settings, none chosen by us, and scores items
+by inner products; it is edited by every method as a file's table is (relative to its spread), and
+audited: ten attackers, one half of the users trains, the other tests. Utility is how many of each
+user's top 10 unknown items stay in it.
+
+implicit is no requirement; its two tables are left out where it isn't installed
+(`pip install implicit==0.7.3`). A finished row of the CSV is not made again.
+
+Writes exp_results/tables/strangers.csv and .md; an hour for ML-1M on one core.
+"""
+
+import argparse
+import csv
+import importlib.util
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array, csr_matrix
+from scipy.sparse.linalg import svds
+from sklearn.decomposition import NMF, LatentDirichletAllocation
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.feature_extraction.text import TfidfTransformer
+
+from data.dataset import load_attribute, load_dataset
+from methods import METHODS, ExperimentConfig
+from utils.audit.attackers import STRONG, battery
+from utils.audit.audit import Settings, Subject, audit
+from utils.pages.parts import Grid, Section
+from utils.pages.render import markdown
+from utils.runtime import available_cores
+from utils.seeds import numpy_generator
+from utils.threads import UNCHANGED
+
+TOP = 10
+COLUMNS = (
+    "dataset", "library", "d", "method", "attribute", "seed", "attacker", "auc", "leakage",
+    "null_95", "p", "kept", "seconds",
+)  # fmt: skip
+
+
+class Factors(NamedTuple):
+    """What scores are inner products of: users (n, d) and items (m, d)."""
+
+    users: np.ndarray
+    items: np.ndarray
+
+
+def svd(seen: csr_array, seed: int) -> Factors:
+    """scipy: truncated SVD of the interactions, d = 64."""
+    start = numpy_generator(seed, "svd").normal(size=min(seen.shape))
+    left, sizes, right = svds(seen.astype(np.float64), 64, v0=start)
+    return Factors(left * sizes, right.T)
+
+
+def tfidf_svd(seen: csr_array, seed: int) -> Factors:
+    """The same of TF-IDF weights: heavy tails."""
+    return svd(csr_array(TfidfTransformer(norm=None).fit_transform(seen)), seed)
+
+
+def nmf(seen: csr_array, seed: int) -> Factors:
+    """scikit-learn: non-negative factors, d = 32, with exact zeros."""
+    model = NMF(32, init="nndsvd", random_state=seed, max_iter=200)
+    return Factors(model.fit_transform(csr_matrix(seen)), model.components_.T)
+
+
+def lda(seen: csr_array, seed: int) -> Factors:
+    """scikit-learn: shares of 32 topics, each user's summing to one."""
+    model = LatentDirichletAllocation(32, random_state=seed)
+    users = model.fit_transform(csr_matrix(seen))
+    return Factors(users, (model.components_ / model.components_.sum(1, keepdims=True)).T)
+
+
+def als(seen: csr_array, seed: int) -> Factors:
+    """implicit: alternating least squares, d = 64."""
+    from implicit.als import AlternatingLeastSquares
+
+    return _implicit(AlternatingLeastSquares(factors=64, random_state=seed), seen)
+
+
+def bpr(seen: csr_array, seed: int) -> Factors:
+    """implicit: Bayesian personalised ranking, d = 64 and a column of ones beside the biases."""
+    from implicit.bpr import BayesianPersonalizedRanking
+
+    return _implicit(BayesianPersonalizedRanking(factors=63, random_state=seed), seen)
+
+
+def _implicit(model, seen: csr_array) -> Factors:
+    model.fit(csr_matrix(seen), show_progress=False)
+    return Factors(np.array(model.user_factors), np.array(model.item_factors))
+
+
+LIBRARIES: dict[str, Callable[[csr_array, int], Factors]] = {
+    "scipy SVD": svd,
+    "TF-IDF SVD": tfidf_svd,
+    "scikit-learn NMF": nmf,
+    "scikit-learn LDA": lda,
+    "implicit ALS": als,
+    "implicit BPR": bpr,
+}
+EDITS = ("original", "d2d", "leace", "barycentre", "calibrated")
+
+
+def available() -> list[str]:
+    """Names in LIBRARIES that can be made here."""
+    there = importlib.util.find_spec("implicit") is not None
+    return [name for name in LIBRARIES if there or not name.startswith("implicit")]
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Sums that don't depend on the cores, and no warnings of libraries' own default iterations."""
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # their iterations are their defaults
+        warnings.simplefilter("ignore", RuntimeWarning)
+        yield
+
+
+def top_items(factors: Factors, seen: csr_array) -> np.ndarray:
+    """(n, TOP) best items that a user doesn't have, in no order."""
+    scores = factors.users @ factors.items.T
+    scores[seen.nonzero()] = -np.inf
+    return np.argpartition(-scores, TOP, axis=1)[:, :TOP]
+
+
+def kept(before: np.ndarray, after: np.ndarray) -> float:
+    """How many of a user's items before are there after, on average."""
+    return float(np.mean([len(np.intersect1d(*pair)) for pair in zip(before, after, strict=True)]))
+
+
+def edited(
+    method: str, users: np.ndarray, labels: np.ndarray, seed: int
+) -> tuple[np.ndarray, float]:
+    """The table after a method, and its seconds."""
+    chosen = METHODS[method]
+    if not chosen.fit:
+        return users, 0.0
+    config = ExperimentConfig(method=method, seed=seed, unlearn_scale="relative")
+    tables = {"table": torch.from_numpy(users)}
+    rng = numpy_generator(seed, method)
+    options, known = chosen.options_of(config), {"attribute": torch.from_numpy(labels)}
+    eraser = chosen.fit(tables, known, options, rng, None, UNCHANGED)
+    return eraser.apply(tables)["table"].numpy(), eraser.record["seconds"]
+
+
+def rows_of(options: argparse.Namespace, done: list[dict[str, str]]) -> Iterator[dict[str, str]]:
+    """A row a library and method that has none yet."""
+    folder = options.datasets / options.dataset / "preprocess"
+    dataset = load_dataset(folder, options.dataset, hold_out_validation=True)
+    attribute = load_attribute(folder, options.attribute)
+    pairs = dataset.train.numpy()
+    shape = (dataset.n_users, dataset.n_items)
+    seen = csr_array((np.ones(len(pairs), np.float32), (pairs[:, 0], pairs[:, 1])), shape=shape)
+    settings = Settings(battery([STRONG]), 20_000, 1999, 0)
+    for library in options.libraries:
+        which = {"dataset": options.dataset, "library": library, "seed": str(options.seed)}
+        which["attribute"] = options.attribute
+        missing = [
+            method
+            for method in options.methods
+            if not any({**which, "method": method}.items() <= row.items() for row in done)
+        ]
+        if not missing:
+            continue
+        with quietly():
+            factors = Factors(
+                *(x.astype(np.float32) for x in LIBRARIES[library](seen, options.seed))
+            )
+        before = top_items(factors, seen)
+        for method in missing:
+            users, seconds = edited(method, factors.users, attribute.labels, options.seed)
+            counts = attribute.counts()
+            places = {"table": users}
+            subject = Subject(places, attribute.name, attribute.classes, attribute.labels, counts)
+            found = audit(subject, settings, options.jobs)["verdict"]
+            yield which | {
+                "d": str(users.shape[1]),
+                "method": method,
+                **{key: f"{found[key]:.4g}" for key in ("auc", "leakage", "null_95", "p")},
+                "attacker": found["attacker"],
+                "kept": f"{kept(before, top_items(Factors(users, factors.items), seen)):.2f}",
+                "seconds": f"{seconds:.2f}",
+            }
+
+
+def page(rows: list[dict[str, str]]) -> list[Section]:
+    """The tables, one a dataset and attribute."""
+    sections = [
+        Section("Other libraries' embeddings", [__doc__.split("\n\n")[1].replace("\n", " ")])
+    ]
+    for dataset, attribute in dict.fromkeys((row["dataset"], row["attribute"]) for row in rows):
+        own = [row for row in rows if (row["dataset"], row["attribute"]) == (dataset, attribute)]
+        command = f"`python -m benchmarks.strangers --dataset {dataset} --attribute {attribute}`"
+        header = ["Table", "d", "Method", "Worst attacker", "|AUC - 0.5|", "By chance, 95 %"]
+        header += ["Of the top 10 kept", "Seconds"]
+        table = [
+            [
+                row["library"],
+                row["d"],
+                METHODS[row["method"]].title,
+                row["attacker"],
+                f"{float(row['leakage']):.3f}{' leaks' * (float(row['p']) <= 0.05)}",
+                f"{float(row['null_95']):.3f}",
+                row["kept"] if row["method"] != "original" else "–",
+                row["seconds"] if row["method"] != "original" else "–",
+            ]
+            for row in own
+        ]
+        seeds = ", ".join(dict.fromkeys(row["seed"] for row in own))
+        said = f"{command}, seed {seeds}."
+        sections.append(Section(f"{dataset}, {attribute}", [said, Grid(header, table)]))
+    return sections
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dataset", default="ml-1m", help="prepared, under --datasets")
+    parser.add_argument("--datasets", type=Path, default=Path("data/datasets"))
+    parser.add_argument("--attribute", default="gender")
+    parser.add_argument("--libraries", nargs="+", choices=list(LIBRARIES), default=available())
+    parser.add_argument("--methods", nargs="+", choices=EDITS, default=EDITS)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=available_cores())
+    parser.add_argument("--tables", type=Path, default=Path("exp_results/tables"))
+    options = parser.parse_args()
+    options.tables.mkdir(parents=True, exist_ok=True)
+    path = options.tables / "strangers.csv"
+    rows = []
+    if path.exists():
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+    for row in rows_of(options, list(rows)):
+        new = not path.exists()
+        with path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+        rows.append(row)
+        print(", ".join(row[key] for key in ("library", "method", "leakage", "null_95", "kept")))
+    (options.tables / "strangers.md").write_text(markdown(page(rows)))
+
+
+if __name__ == "__main__":
+    main()

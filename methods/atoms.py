@@ -1,0 +1,90 @@
+"""Values that many users share, such as the exact zeros of a non-negative factorisation.
+
+A map that differs by class moves a shared value to another place in each class, where any tree
+finds it. So a table with such atoms is edited in other coordinates, its columns' normal scores
+
+    z_ij = Φ⁻¹((r_ij - 1/2) / n),
+
+with r_ij the rank of x_ij in column j and ties in random order, whoever they are (the randomised
+probability integral transform). The way back is by rank too: column j gets its old values again,
+the smallest where z is now smallest. So no value is new, every atom keeps its size and a positive
+table stays positive; and since nobody's label is asked for on this way, what can't be told from z
+can't be told from the table.
+
+Users at an atom are one point to whoever sees the table, wherever their z lie. Scores that are to
+find what an attacker would are therefore fitted on z with each atom's users at its middle.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import norm
+
+SHARE = 0.01
+"""Of the users, who must have a value in common for it to be an atom."""
+
+Bounds = tuple[np.ndarray, np.ndarray]
+"""Above which z and up to which (k,) the users of each atom of a column are."""
+
+
+@dataclass(frozen=True)
+class Atoms:
+    """The values of one column that many users share, in order.
+
+    Attributes:
+        column: its number.
+        low, high: (k,) the shares of users with a smaller value, and with one that is not larger.
+    """
+
+    column: int
+    low: np.ndarray
+    high: np.ndarray
+
+    @property
+    def middle(self) -> np.ndarray:
+        """(k,) the normal score of each one's middle."""
+        return norm.ppf((self.low + self.high) / 2)
+
+    def bounds(self, z: np.ndarray) -> Bounds:
+        """Of the users z (m, d), who stand for all."""
+        own = z[:, self.column]
+        low = np.where(self.low > 0, np.quantile(own, self.low), -np.inf)
+        return low, np.where(self.high < 1, np.quantile(own, self.high), np.inf)
+
+
+def atoms_of(x: np.ndarray) -> list[Atoms]:
+    """Those of a table (n, d), of each column that has some."""
+    n, found = len(x), []
+    for column, values in enumerate(np.sort(x, axis=0).T):
+        starts = np.flatnonzero(np.append(True, values[1:] != values[:-1]))
+        ends = np.append(starts[1:], n)
+        many = ends - starts > max(1, SHARE * n)
+        if many.any():
+            found.append(Atoms(column, starts[many] / n, ends[many] / n))
+    return found
+
+
+def normal_scores(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """(n, d): z of a table x (n, d)."""
+    order = np.lexsort((rng.random(x.shape), x), axis=0)
+    ranks = np.empty_like(order)
+    np.put_along_axis(ranks, order, np.arange(len(x))[:, None], 0)
+    return norm.ppf((ranks + 0.5) / len(x))
+
+
+def by_rank(z: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """(n, d): every column of x in the order of that of z (n, d)."""
+    values = np.empty_like(x)
+    np.put_along_axis(values, np.argsort(z, axis=0, kind="stable"), np.sort(x, axis=0), 0)
+    return values
+
+
+def collapsed(z: np.ndarray, atoms: list[Atoms], bounds: list[Bounds]) -> np.ndarray:
+    """What is seen of z (m, d): who is at an atom is at its middle."""
+    seen = z.copy()
+    for one, (low, high) in zip(atoms, bounds, strict=True):
+        own = z[:, one.column]
+        which = np.minimum(np.searchsorted(high, own), len(high) - 1)
+        inside = (own > low[which]) & (own <= high[which])
+        seen[inside, one.column] = one.middle[which[inside]]
+    return seen
