@@ -21,7 +21,7 @@ INTRODUCTION = (
     "The rows: audits.csv beside this page, by `python main.py --config FILE` and `python "
     "attack.py --config FILE` with configs/erasers_ml100k.json and erasers_audit_ml100k.json, "
     "erasers_ml1m.json and erasers_audit_ml1m.json, on two CPU cores (AMD EPYC without AVX-512), "
-    "but for LightGCN's Original and D2D-R (`embedding`) on ML-1M, of an H200; "
+    "but for LightGCN's Original, D2D-R (`embedding`), Retrain and Adv-InT on ML-1M, of an H200; "
     "this page by `python -m utils.reproduction`. The methods' settings are their defaults "
     "everywhere. All audits have the same halves (`attack_seed=0`), and models of different seeds "
     "share their users: seeds are no independent samples of people.",
@@ -154,7 +154,13 @@ def _frame(folder: Path) -> pd.DataFrame:
     """Audits with the settings and seconds of their runs."""
     record = records.audits(folder)
     audits = pd.DataFrame(record.rows(), columns=list(record.columns), dtype=str)
-    audits = audits[audits["settings"] == ""].copy()  # of everyone, by the default keys
+    own = [json.loads(settings or "{}") for settings in audits["settings"]]
+    inferred = [one.pop("infer", None) for one in own]
+    audits["attribute"] = [
+        f"{infer}, of {hidden}" if infer else hidden
+        for infer, hidden in zip(inferred, audits["attribute"], strict=True)
+    ]
+    audits = audits[[not one for one in own]].copy()  # of everyone, by the default keys
     runs: dict[str, dict[str, Any]] = {row["run"]: row for row in records.runs(folder).rows()}
     for column in ("auc", "leakage", "null_95", "p", "kept"):
         audits[column] = pd.to_numeric(audits[column])
@@ -165,6 +171,6 @@ def _frame(folder: Path) -> pd.DataFrame:
     edited = audits["method"].map(lambda method: METHODS[method].fit is not None)
     audits["seconds"] = audits["seconds"].where(edited)
     places = audits[audits["place"] != records.ALL_PLACES]
-    worst = places.loc[places.groupby("run")["leakage"].idxmax()].set_index("run")["place"]
-    audits["place_of_worst"] = audits["run"].map(worst)
-    return audits
+    which = ["run", "attribute"]  # an original has one audit an attribute
+    worst = places.loc[places.groupby(which)["leakage"].idxmax(), [*which, "place"]]
+    return audits.merge(worst.rename(columns={"place": "place_of_worst"}), on=which)
