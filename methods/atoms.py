@@ -11,6 +11,11 @@ the smallest where z is now smallest. So no value is new, every atom keeps its s
 table stays positive; and since nobody's label is asked for on this way, what can't be told from z
 can't be told from the table.
 
+Values that crowd, such as the shares of topics that a user has none of, are made one value first,
+and an atom: all of a user's follow the number of interactions in the same way, and no map that
+differs by class keeps them to that. Shares sum to one for everybody, so that what is left of a sum
+would say how far a user was moved: the largest takes it.
+
 Users at an atom are one point to whoever sees the table, wherever their z lie. Scores that are to
 find what an attacker would are therefore fitted on z with each atom's users at its middle.
 """
@@ -22,6 +27,13 @@ from scipy.stats import norm
 
 SHARE = 0.01
 """Of the users, who must have a value in common for it to be an atom."""
+
+CROWD, CLOSE = 0.25, 0.05
+"""Such a share of the users within so many standard deviations is a crowd. Of a Gaussian the
+closest quarter takes 0.64.
+"""
+SAME = 1e-4
+"""Row sums that differ by less than this share of their mean are one."""
 
 Bounds = tuple[np.ndarray, np.ndarray]
 """Above which z and up to which (k,) the users of each atom of a column are."""
@@ -64,6 +76,19 @@ def atoms_of(x: np.ndarray) -> list[Atoms]:
     return found
 
 
+def uncrowded(x: np.ndarray) -> np.ndarray:
+    """A table (n, d) whose crowds are one value each: their median."""
+    ordered, few = np.sort(x, axis=0), max(1, int(CROWD * len(x)))
+    widths = ordered[few:] - ordered[:-few]
+    result = x.copy()
+    for column, start in enumerate(widths.argmin(0)):
+        close = CLOSE * x[:, column].std()
+        if 0 < widths[start, column] < close:
+            middle = ordered[start + few // 2, column]
+            result[np.abs(x[:, column] - middle) < close, column] = middle
+    return result
+
+
 def normal_scores(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """(n, d): z of a table x (n, d)."""
     order = np.lexsort((rng.random(x.shape), x), axis=0)
@@ -77,6 +102,16 @@ def by_rank(z: np.ndarray, x: np.ndarray) -> np.ndarray:
     values = np.empty_like(x)
     np.put_along_axis(values, np.argsort(z, axis=0, kind="stable"), np.sort(x, axis=0), 0)
     return values
+
+
+def with_sums(edited: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Edited rows (n, d), with the sums of a table x (n, d) if all of its rows have the same."""
+    sums = x.sum(1)
+    if np.ptp(sums) > SAME * abs(sums.mean()):
+        return edited
+    result, rows, largest = edited.copy(), np.arange(len(x)), edited.argmax(1)
+    result[rows, largest] += sums - edited.sum(1)
+    return result
 
 
 def collapsed(z: np.ndarray, atoms: list[Atoms], bounds: list[Bounds]) -> np.ndarray:

@@ -37,7 +37,15 @@ import pydantic
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from methods.atoms import Atoms, atoms_of, by_rank, collapsed, normal_scores
+from methods.atoms import (
+    Atoms,
+    atoms_of,
+    by_rank,
+    collapsed,
+    normal_scores,
+    uncrowded,
+    with_sums,
+)
 from methods.base import Method, TopScorer
 from methods.eraser import Labels, TransductiveEraser, UserTables, apart, share_moved, side_by_side
 from methods.gaussian import (
@@ -120,11 +128,12 @@ def calibrate(
     varies = (x != x[0]).any(0)  # a constant column tells nothing, and is to stay one
     if varies.any():
         own = x[:, varies]
-        atoms = atoms_of(own)
+        single = uncrowded(own)
+        atoms = atoms_of(single)
         if atoms:
-            z = normal_scores(own, rng)
+            z = normal_scores(single, rng)
             z, history = _calibrated(z, np.ones(len(z)), labels, rho, 2 * rounds, rng, atoms)
-            edited[:, varies] = by_rank(z, own)
+            edited[:, varies] = with_sums(by_rank(z, single), own)
         else:
             radius = tyler_radius(own - own.mean(0), rng)
             edited[:, varies], history = _calibrated(own, radius, labels, rho, rounds, rng, [])

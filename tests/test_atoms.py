@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import kstest, norm
 from threadpoolctl import threadpool_limits
 
-from methods.atoms import atoms_of, by_rank, collapsed, normal_scores
+from methods.atoms import atoms_of, by_rank, collapsed, normal_scores, uncrowded, with_sums
 from methods.calibrated import calibrate
 from tests.test_audit import CV
 from utils.audit.leakage import summarise
@@ -87,6 +87,40 @@ def test_a_sparse_table_keeps_its_values_and_hides_its_classes_from_trees():
     np.testing.assert_array_equal(np.sort(edited, axis=0), np.sort(x, axis=0))
     assert np.mean((edited == 0) == (x == 0)) > 0.9
     assert worst(edited, labels).leakage < 0.055  # by chance less in 95 of 100 of 60 draws
+
+
+def topics(n=1500, seed=0):
+    """Shares of 6 topics: of those that a user has none of all are the same small number, less for
+    who has many interactions. Class 1 likes the first two.
+    """
+    rng = np.random.default_rng(seed)
+    labels = (rng.random(n) < 0.4).astype(int)
+    taste = np.where(labels[:, None] == 1, [5, 5, 1, 1, 1, 1], 1) * rng.gamma(0.3, size=(n, 6))
+    taste[taste < 0.1] = 0
+    counts = taste * rng.lognormal(4, 1, size=(n, 1)) + 1 / 6
+    return counts / counts.sum(1, keepdims=True), labels
+
+
+def test_what_crowds_is_one_value_and_nothing_else_moves():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(900, 3))
+    x[:400, 0] = 7 + 1e-4 * rng.random(400)
+    single = uncrowded(x)
+    assert len(np.unique(single[:400, 0])) == 1
+    np.testing.assert_array_equal(single[400:], x[400:])
+    np.testing.assert_array_equal(single[:, 1:], x[:, 1:])
+    heavy = rng.standard_t(2, size=(900, 3))
+    np.testing.assert_array_equal(uncrowded(heavy), heavy)
+    np.testing.assert_array_equal(uncrowded(single), single)
+
+
+def test_shares_keep_their_sum_and_hide_their_classes():
+    x, labels = topics()
+    assert worst(x, labels).leakage > 0.15
+    edited = calibrate(x, labels, 0.5, 30, np.random.default_rng(1)).table
+    np.testing.assert_allclose(edited.sum(1), 1)
+    assert worst(edited, labels).leakage < 0.055
+    np.testing.assert_array_equal(with_sums(edited[:, :5], x[:, :5]), edited[:, :5])  # no one sum
 
 
 def test_random_labels_are_not_written_into_a_sparse_table():
