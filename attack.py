@@ -298,7 +298,7 @@ def same(config: AttackConfig) -> str:
     """What tells an attack or audit apart within a sweep."""
     where = f"{config.attack} {run_path(config, METHODS[config.method].groups)}"
     if config.attack == "audit":
-        return f"{where} {audit_keys(config)} {config.attackers}"
+        return f"{where} {config.inferred} {audit_keys(config)} {config.attackers}"
     settings = identity(config, [Group.ATTACK])
     return f"{where} {entry(config)} {settings} {battery(config.attackers)}"
 

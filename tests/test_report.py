@@ -282,6 +282,18 @@ def test_an_attack_cell_knows_how_many_users_it_rests_on(write):
     assert cell(found, "original", "xgb_auc").ours is None
 
 
+def test_the_papers_cells_are_of_gender_whatever_else_an_original_is_attacked_for(write, tmp_path):
+    run = run_row()
+    results = write([run], [attack_row(run, auc=0.72), attack_row(run, auc=0.6, attribute="age")])
+    ours = cell(table(results, "rc25-3"), "original", "mlp_auc").ours
+    assert (ours.mean, ours.n) == (0.72, 1)
+    mine = run_row(dataset="mine")
+    results = write([mine], [attack_row(mine, auc=0.8, attribute=one) for one in ("age", "town")])
+    assert report_command([str(tmp_path)]) == 0
+    text = (tmp_path / "reproduction.md").read_text()
+    assert "mlp (cv, age) 0.800; mlp (cv, town) 0.800" in text
+
+
 def test_each_table_takes_the_runs_of_its_setting(write):
     frobenius = {"regularizer": "frobenius"}
     paper = '{"embedding_size": 16, "epochs": 50}'

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from methods import METHODS
@@ -160,7 +161,8 @@ def _frame(folder: Path) -> pd.DataFrame:
         f"{infer}, of {hidden}" if infer else hidden
         for infer, hidden in zip(inferred, audits["attribute"], strict=True)
     ]
-    audits = audits[[not one for one in own]].copy()  # of everyone, by the default keys
+    default = np.array([not one for one in own], dtype=bool)  # of everyone, by the default keys
+    audits = audits[default].copy()
     runs: dict[str, dict[str, Any]] = {row["run"]: row for row in records.runs(folder).rows()}
     for column in ("auc", "leakage", "null_95", "p", "kept"):
         audits[column] = pd.to_numeric(audits[column])

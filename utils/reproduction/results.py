@@ -83,6 +83,8 @@ RC25_FROBENIUS = replace(RC25, regularizer="frobenius")
 """The same with the regulariser that both papers write."""
 MM23 = Setting("frobenius", 1e-4, _as_paper)
 
+ATTRIBUTE = "gender"
+"""Of all the papers' cells."""
 BATCH = 256
 """The published batch size, and our default."""
 TIMED_EPOCHS, EPOCHS = 2, 25
@@ -134,13 +136,11 @@ class Results:
         ]
         return sum(ran) > len(ran) / 2
 
-    def of(
-        self, setting: Setting, dataset: str, model: str, method: str, attribute: str = "gender"
-    ) -> pd.DataFrame:
+    def of(self, setting: Setting, dataset: str, model: str, method: str) -> pd.DataFrame:
         """Runs of a cell, one a seed: of the batch sizes that were run, the one nearest BATCH."""
         dataset = setting.stand_in.get(dataset, dataset)
         runs = self._by_method.get((dataset, model, method), self.runs.iloc[:0])
-        which = runs["attribute"].isin(["", attribute])
+        which = runs["attribute"].isin(["", ATTRIBUTE])
         if method in POST_TRAINING:
             which &= runs["regularizer"] == setting.regularizer
             which &= runs["au_trade_off"] == setting.alpha
@@ -200,6 +200,7 @@ class Results:
     @cached_property
     def _by_attacker(self) -> dict[tuple[str, ...], pd.DataFrame]:
         plain = where(self.attacks, lambda settings: not settings)
+        plain = plain[plain["attribute"] == ATTRIBUTE]  # an original is attacked for others too
         return dict(iter(plain.groupby(["protocol", "attacker"])))
 
 

@@ -107,13 +107,15 @@ def runs_section(results: Results) -> Section:
     """
     by = ["dataset", "model", "method", "attribute", "regularizer"]
     runs = results.runs.assign(said=results.runs["settings"].map(settings_text))
-    attacks = results.attacks.merge(runs[["run", "said"]], on="run")
     rows = []
     for key, group in runs.groupby([*by, "said"], sort=False):
-        of_group = attacks[attacks["run"].isin(group["run"])]
+        of_group = results.attacks[results.attacks["run"].isin(group["run"])]
+        several = of_group["attribute"].nunique() > 1  # an original may be attacked for each
         found = [
-            f"{attacker} ({protocol}) {aucs.mean():.3f}"
-            for (protocol, attacker), aucs in of_group.groupby(["protocol", "attacker"])["auc"]
+            f"{attacker} ({protocol}{f', {attribute}' * several}) {aucs.mean():.3f}"
+            for (protocol, attacker, attribute), aucs in of_group.groupby(
+                ["protocol", "attacker", "attribute"]
+            )["auc"]
         ]
         dataset, model, method, *settings = key
         rows.append(
