@@ -54,12 +54,12 @@ METHODS_SAID = (
     "hence AUCs far below 0.5, the more dimensions the farther.",
 )
 LIMITS = (
-    "Two data sets, the larger with one seed, and age with one; one pair of halves: "
-    "each verdict is exact for its halves, the counts are no frequencies. Users whose label the "
-    "method has not seen are not protected. The lists leave out what a user is known to have. That "
-    "tells of the history whatever the vectors are, and no edit of vectors hides it: a baseline of "
-    "each audit, the most popular items without the known ones, shows how much. Occupation and "
-    "embeddings of other libraries were not audited.",
+    "Two data sets, the larger with one or two seeds, other attributes than gender with one; one "
+    "pair of halves: each verdict is exact for its halves, the counts are no frequencies. Users "
+    "whose label the method has not seen are not protected. The lists leave out what a user is "
+    "known to have. That tells of the history whatever the vectors are, and no edit of vectors "
+    "hides it: a baseline of each audit, the most popular items without the known ones, shows how "
+    "much. Embeddings of other libraries: [strangers.md](strangers.md).",
 )
 SCOPES = ("embedding", "tables", "served")
 
