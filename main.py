@@ -38,6 +38,7 @@ from methods.eraser import Eraser, UserTables
 from methods.eraser_files import About, apply_fitted, save_eraser
 from methods.leace import AffineEraser
 from methods.several import fit_several
+from methods.streaming import stream
 from models import MODELS, EmbeddingScorer, Recommender, build_model, scores_of_users, top_items
 from models.training.loop import train
 from models.training.step import TrainingSettings
@@ -66,6 +67,8 @@ def run(config: RunConfig, asked: bool = True) -> dict[str, Any]:
         config: what to run.
         asked: False for an original that another method starts from.
     """
+    if config.stream == "on":
+        return stream(config)
     if config.eraser:
         return apply_fitted(config)
     if config.user_embedding:

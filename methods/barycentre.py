@@ -12,12 +12,13 @@ all first (methods.gaussian), so that some of its difference stays.
 """
 
 import time
+from dataclasses import dataclass
 
 import numpy as np
 
 from methods.base import Method, TopScorer
 from methods.eraser import Labels, TransductiveEraser, UserTables, apart, share_moved, side_by_side
-from methods.gaussian import barycentre, class_covariances, transport
+from methods.gaussian import Moments, barycentre, shrunk, transport
 from utils.runs.checkpoint import FORGETFUL, Progress
 from utils.threads import Threads
 
@@ -35,9 +36,7 @@ def fit(
     start = time.perf_counter()
     (classes,) = labels.values()
     x, z = side_by_side(tables), classes.cpu().numpy()
-    known = z >= 0
-    edited = x.copy()
-    edited[known] = at_barycentre(x[known], z[known])
+    edited = to_barycentre(Moments.of(x, z, z.max() + 1))(x, z)
     record = {
         "moved": share_moved(x, edited),
         "seconds": time.perf_counter() - start,
@@ -45,22 +44,41 @@ def fit(
     return TransductiveEraser(dict(tables), apart(edited, tables), record, [])
 
 
-def at_barycentre(x: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """(n, d): x with every class at the barycentre.
+@dataclass(frozen=True)
+class ToBarycentre:
+    """The classes' maps to their common Gaussian.
 
-    Args:
-        x: (n, d).
-        labels: (n,) int64, classes 0 .. C-1, each with a user.
+    Attributes:
+        centre: (d,), where all classes go.
+        means: (C, d), where they are.
+        maps: (C, d, d), of what is left without the mean.
     """
-    members = [np.flatnonzero(labels == c) for c in range(labels.max() + 1)]
-    p = np.array([len(users) for users in members]) / len(x)
-    means = np.array([x[users].mean(0) for users in members])
-    covariances, _ = class_covariances(x, members)
-    common, mu = barycentre(covariances, p), p @ means
-    edited = np.empty_like(x)
-    for users, mean, own in zip(members, means, covariances, strict=True):
-        edited[users] = mu + (x[users] - mean) @ transport(own, common)
-    return edited
+
+    centre: np.ndarray
+    means: np.ndarray
+    maps: np.ndarray
+
+    def __call__(self, x: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """(n, d) float64, edited; users of unknown label stay.
+
+        Args:
+            x: (n, d) float64.
+            labels: (n,) int64, -1 where unknown.
+        """
+        edited = x.copy()
+        for c, (mean, own) in enumerate(zip(self.means, self.maps, strict=True)):
+            users = np.flatnonzero(labels == c)
+            edited[users] = self.centre + (x[users] - mean) @ own
+        return edited
 
 
-METHOD = Method("Gaussian barycentre", fit=fit)
+def to_barycentre(moments: Moments) -> ToBarycentre:
+    """The maps of classes with these moments, each with a user."""
+    p = moments.shares
+    covariances, _ = shrunk(moments.covariances(), moments.counts)
+    common = barycentre(covariances, p)
+    maps = np.array([transport(own, common) for own in covariances])
+    return ToBarycentre(p @ moments.means, moments.means, maps)
+
+
+METHOD = Method("Gaussian barycentre", fit=fit, of_moments=to_barycentre)

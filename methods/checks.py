@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from data.dataset import PLUS
 from data.tables.formats import format_of
 from data.tables.manifest import manifest_path
 from methods import METHODS
@@ -11,6 +12,8 @@ from methods.u2u import U2UOptions
 from methods.unlearning import Eq1Options
 from utils.config import AttackConfig, RunConfig
 from utils.errors import UserError
+from utils.ranks import launched
+from utils.runs.folder import default
 from utils.runs.records import check_recordable
 from utils.runtime import resolve_device
 
@@ -24,8 +27,15 @@ def check_run(config: RunConfig) -> None:
     Raises:
         UserError: says which, and what to do.
     """
+    if config.stream == "on":
+        check_stream(config)
+        return
+    if launched():
+        raise UserError("torchrun is for stream=on; start python main.py, which is one process")
     resolve_device(config.device)
     path = config.user_embedding
+    if path and Path(path).is_dir():
+        raise UserError(f"user_embedding {path} is a folder; add stream=on, or name one file of it")
     if config.eraser:
         check_eraser(config)
         return
@@ -71,6 +81,42 @@ def check_run(config: RunConfig) -> None:
             if getattr(options, name) != getattr(D2DOptions, name):
                 raise UserError(f'{name} is of d2d_divergence "mmd"; leave it out beside "kl"')
     check_recordable(config)
+
+
+def check_stream(config: RunConfig) -> None:
+    """Refuse what can't be done in blocks, and to write over what is read.
+
+    Raises:
+        UserError: says which.
+    """
+    if not (config.user_embedding and config.labels and config.output):
+        raise UserError(
+            "stream=on needs user_embedding=FOLDER of .npy shards, labels=FOLDER (or a file) and "
+            "output=FOLDER"
+        )
+    if not METHODS[config.method].of_moments:
+        able = " or ".join(name for name in METHODS if METHODS[name].of_moments)
+        raise UserError(
+            f"stream=on needs method {able}; {config.method} has to have all users in memory"
+        )
+    for name in ("eraser", "table", "record", "scope", "labels_seen"):
+        if getattr(config, name) != default(config, name):
+            raise UserError(
+                f"{name} {getattr(config, name)} does not go with stream=on; leave it out"
+            )
+    if PLUS in config.attribute:
+        raise UserError(
+            f'stream=on hides one attribute; write the combinations of "{config.attribute}" as '
+            "classes of one"
+        )
+    target = Path(config.output).resolve()
+    for name in ("user_embedding", "labels"):
+        source = Path(getattr(config, name)).resolve()
+        if target == (source if source.is_dir() else source.parent):
+            raise UserError(
+                f"output {config.output} holds {name} {source.name}, which would be written over; "
+                "name another folder"
+            )
 
 
 def check_eraser(config: RunConfig) -> None:

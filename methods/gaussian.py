@@ -1,6 +1,7 @@
-"""Gaussians, by mean and covariance: powers, optimal maps, Wasserstein barycentre."""
+"""Gaussians, by mean and covariance: moments, powers, optimal maps, Wasserstein barycentre."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,23 +20,106 @@ def power(matrix: np.ndarray, exponent: float) -> np.ndarray:
 
 def covariance(x: np.ndarray) -> np.ndarray:
     """(d, d), with 1/n."""
+    return scatter(x) / len(x)
+
+
+def scatter(x: np.ndarray) -> np.ndarray:
+    """Σ (x - x̄)(x - x̄)ᵀ, (d, d)."""
     centred = x - x.mean(0)
-    return centred.T @ centred / len(x)
+    return centred.T @ centred
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What closed forms need to know of users by class. Of a class without users all is zero.
+
+    Attributes:
+        counts: (C,) int64, users.
+        means: (C, d) float64.
+        scatters: (C, d, d) float64, Σ (x - mean)(x - mean)ᵀ.
+    """
+
+    counts: np.ndarray
+    means: np.ndarray
+    scatters: np.ndarray
+
+    @classmethod
+    def of(cls, x: np.ndarray, labels: np.ndarray, classes: int) -> "Moments":
+        """Of users.
+
+        Args:
+            x: (n, d) float64.
+            labels: (n,) int64, 0 .. classes - 1; others, -1, count for nothing.
+            classes: C.
+        """
+        made = cls.none(classes, x.shape[1])
+        for c in range(classes):
+            own = x[labels == c]
+            if len(own):
+                made.counts[c], made.means[c] = len(own), own.mean(0)
+                made.scatters[c] = scatter(own)
+        return made
+
+    @classmethod
+    def none(cls, classes: int, d: int) -> "Moments":
+        """Of nobody."""
+        shape = classes, d
+        return cls(np.zeros(classes, np.int64), np.zeros(shape), np.zeros((*shape, d)))
+
+    def moved(self, by: np.ndarray) -> "Moments":
+        """Of the same users, `by` (d,) added to each."""
+        return replace(self, means=np.where(self.counts[:, None] > 0, self.means + by, 0.0))
+
+    def merged(self, other: "Moments") -> "Moments":
+        """Of these users and others (Chan, Golub and LeVeque 1983): nothing large is subtracted, so
+        that vectors far from the origin lose nothing.
+        """
+        counts = self.counts + other.counts
+        share = other.counts / np.maximum(counts, 1)
+        away = other.means - self.means
+        between = (self.counts * share)[:, None, None] * outer(away)
+        means = self.means + share[:, None] * away
+        return Moments(counts, means, self.scatters + other.scatters + between)
+
+    @property
+    def shares(self) -> np.ndarray:
+        """(C,) of the users."""
+        return self.counts / self.counts.sum()
+
+    def covariances(self) -> list[np.ndarray]:
+        """(d, d) of each class, with 1/n; every class has a user."""
+        return [one / n for one, n in zip(self.scatters, self.counts, strict=True)]
+
+
+def outer(vectors: np.ndarray) -> np.ndarray:
+    """(C, d, d), v vᵀ of each of (C, d)."""
+    return vectors[:, :, None] * vectors[:, None, :]
 
 
 def class_covariances(
     x: np.ndarray, members: Sequence[np.ndarray]
 ) -> tuple[list[np.ndarray], list[float]]:
-    """(d, d) of each class, and by how much it is shrunk to the mean of all: a class of fewer than
-    4 d users has too poor a covariance to be mapped whole.
+    """As `shrunk`, of users.
 
     Args:
         x: (n, d).
         members: row numbers of each class.
     """
-    shares = [len(users) / len(x) for users in members]
-    shrink = [max(0.0, 1 - len(users) / (4 * x.shape[1])) for users in members]
-    own = [covariance(x[users]) for users in members]
+    return shrunk([covariance(x[users]) for users in members], [len(users) for users in members])
+
+
+def shrunk(
+    own: Sequence[np.ndarray], counts: Sequence[int] | np.ndarray
+) -> tuple[list[np.ndarray], list[float]]:
+    """(d, d) of each class, and by how much it is shrunk to the mean of all: a class of fewer than
+    4 d users has too poor a covariance to be mapped whole.
+
+    Args:
+        own: the classes' covariances, (d, d) each.
+        counts: their users.
+    """
+    shares = [n / sum(counts) for n in counts]
+    shrink = [max(0.0, 1 - n / (4 * len(own[0]))) for n in counts]
     pooled = sum(p * a for p, a in zip(shares, own, strict=True))
     return [(1 - g) * a + g * pooled for g, a in zip(shrink, own, strict=True)], shrink
 

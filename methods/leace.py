@@ -18,12 +18,30 @@ from torch import Tensor
 
 from methods.base import Method, TopScorer
 from methods.eraser import Eraser, Labels, UserTables, apart, share_moved, side_by_side
+from methods.gaussian import Moments
 from utils.errors import UserError
 from utils.runs.checkpoint import FORGETFUL, Progress
 from utils.threads import Threads
 
 RANK_TOLERANCE = 1e-10
 """Of the largest variance or singular value: what is below is rounding."""
+
+
+@dataclass(frozen=True)
+class Erasing:
+    """x -> x - (x - centre) projectionᵀ, whoever the user is.
+
+    Attributes:
+        centre: (d,).
+        projection: (d, d).
+    """
+
+    centre: np.ndarray
+    projection: np.ndarray
+
+    def __call__(self, x: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
+        """(n, d) float64 of x (n, d); nobody's label is asked for."""
+        return x - (x - self.centre) @ self.projection.T
 
 
 @dataclass(frozen=True)
@@ -52,8 +70,7 @@ class AffineEraser(Eraser):
         given = {name: table.shape[1] for name, table in tables.items()}
         if given != self.widths:
             raise UserError(f"fitted on tables of {self.widths} dimensions, got {given}")
-        x = side_by_side(tables)
-        return apart(x - (x - self.centre) @ self.projection.T, tables)
+        return apart(Erasing(self.centre, self.projection)(side_by_side(tables)), tables)
 
 
 def fit(
@@ -75,15 +92,14 @@ def fit(
     (classes,) = labels.values()
     x, z = side_by_side(tables), classes.cpu().numpy()
     known = z >= 0
-    centre, projection = least_squares(x[known], z[known])
-    moved = share_moved(x, x - (x - centre) @ projection.T)
-    record = {"moved": moved, "seconds": time.perf_counter() - start}
+    erasing = least_squares(x[known], z[known])
+    record = {"moved": share_moved(x, erasing(x)), "seconds": time.perf_counter() - start}
     widths = {name: table.shape[1] for name, table in tables.items()}
-    return AffineEraser(widths, centre, projection, record, [])
+    return AffineEraser(widths, erasing.centre, erasing.projection, record, [])
 
 
-def least_squares(x: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """x̄ (d,) and W⁺ P W (d, d).
+def least_squares(x: np.ndarray, labels: np.ndarray) -> Erasing:
+    """The map of these users.
 
     Args:
         x: (n, d).
@@ -92,18 +108,39 @@ def least_squares(x: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.nda
     centre = x.mean(0)
     centred = x - centre
     z = np.eye(labels.max() + 1)[labels]
-    values, vectors = np.linalg.eigh(centred.T @ centred / len(x))
+    own, cross = centred.T @ centred / len(x), centred.T @ (z - z.mean(0)) / len(x)
+    return Erasing(centre, projection(own, cross))
+
+
+def of_moments(moments: Moments) -> Erasing:
+    """The map of users with these moments: their covariance is that within classes and that of the
+    classes' means.
+    """
+    p = moments.shares
+    centre = p @ moments.means
+    away = moments.means - centre
+    cross = (p[:, None] * away).T
+    own = moments.scatters.sum(0) / moments.counts.sum() + cross @ away
+    return Erasing(centre, projection(own, cross))
+
+
+def projection(own: np.ndarray, cross: np.ndarray) -> np.ndarray:
+    """W⁺ P W (d, d).
+
+    Args:
+        own: Σ_xx, (d, d).
+        cross: Σ_xz, (d, C).
+    """
+    values, vectors = np.linalg.eigh(own)
     wide = values > RANK_TOLERANCE * values.max()
     values, vectors = values[wide], vectors[:, wide]
     if not len(values) or values.max() == 0:
-        return centre, np.zeros((x.shape[1], x.shape[1]))
+        return np.zeros_like(own)
     whiten = vectors / np.sqrt(values) @ vectors.T
     unwhiten = vectors * np.sqrt(values) @ vectors.T
-    u, sizes, _ = np.linalg.svd(
-        whiten @ (centred.T @ (z - z.mean(0)) / len(x)), full_matrices=False
-    )
+    u, sizes, _ = np.linalg.svd(whiten @ cross, full_matrices=False)
     u = u[:, sizes > RANK_TOLERANCE**0.5 * max(sizes.max(), RANK_TOLERANCE)]
-    return centre, unwhiten @ u @ u.T @ whiten
+    return unwhiten @ u @ u.T @ whiten
 
 
-METHOD = Method("LEACE", fit=fit)
+METHOD = Method("LEACE", fit=fit, of_moments=of_moments)

@@ -104,22 +104,35 @@ def check_table(path: Path, table: UserTable) -> UserTable:
     Raises:
         UserError: a value that is not finite in float32, or an id that is missing or there twice.
     """
-    embedding = table.vectors
-    if not np.isfinite(embedding).all():
-        row = int(np.flatnonzero(~np.isfinite(embedding).all(1))[0])
-        raise UserError(f"{path}: row {row} has a value that is not finite")
-    row, value = _largest(embedding)
-    if abs(value) > FLOAT32_MAX:
-        raise UserError(
-            f"{path}: row {row} has the value {value:g}, beyond float32, in which the attackers "
-            "compute; divide all by a constant"
-        )
+    check_values(path, table.vectors)
     if table.ids is not None and (missing := np.flatnonzero(table.ids == "")).size:
         raise UserError(f"{path}: row {missing[0]} has no user id")
     if table.ids is not None and (twice := pd.Series(table.ids).duplicated()).any():
         row = int(twice.to_numpy().argmax())
         raise UserError(f"{path}: the user id {table.ids[row]} of row {row} is there twice")
     return table
+
+
+def check_values(path: Path, vectors: np.ndarray, first: int = 0) -> None:
+    """Refuse what no attacker can work with.
+
+    Args:
+        path: where the vectors are.
+        vectors: (n, d), n at least 1.
+        first: the number of their first row there.
+
+    Raises:
+        UserError: a value that is not finite in float32.
+    """
+    if not np.isfinite(vectors).all():
+        row = int(np.flatnonzero(~np.isfinite(vectors).all(1))[0])
+        raise UserError(f"{path}: row {first + row} has a value that is not finite")
+    row, value = _largest(vectors)
+    if abs(value) > FLOAT32_MAX:
+        raise UserError(
+            f"{path}: row {first + row} has the value {value:g}, beyond float32, in which the "
+            "attackers compute; divide all by a constant"
+        )
 
 
 def check_squares(path: Path, embedding: np.ndarray) -> None:

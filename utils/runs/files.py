@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from io import BytesIO
+from io import BufferedWriter, BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,30 @@ def replace_file(path: Path) -> Iterator[BytesIO]:
             with contextlib.suppress(OSError):
                 scratch.unlink()
             raise
+
+
+@contextlib.contextmanager
+def replace_large(path: Path) -> Iterator[BufferedWriter]:
+    """As `replace_file` for what is too large to collect: written beside `path` as it comes. An
+    error that names a file, as of one that is read meanwhile, goes on naming that.
+    """
+    scratch = path.with_name(f".{path.name}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with named(path):
+        file = scratch.open("wb")
+    try:
+        with file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            scratch.unlink()
+        if isinstance(error, OSError) and error.filename is None:
+            with named(path):
+                raise
+        raise
 
 
 def _write(path: Path, content: memoryview) -> None:

@@ -1,0 +1,420 @@
+"""Unlearning in blocks of rows, by one process or several: `stream=on`.
+
+What leace and barycentre know of the users is a sum over them, the classes' moments (C classes, d
+dimensions: C d² numbers). So a first pass over the shards adds these up, and a second one writes
+every shard edited; neither holds more than a block. Of several processes (`torchrun`) each takes
+every so-manieth shard, and the sums go over all. In the output folder:
+
+    NAME.npy        a shard a shard of the input, each written beside and renamed
+    moments.npz     counts (C,), means (C, d), scatters (C, d, d), numbers (C,) of the classes
+    manifest.json   what it is made of; then, once all is there, what came out
+    stream.log      what was printed, with times
+
+The manifest is there before the first shard. So the same command goes on where it was interrupted,
+with the same moments, whatever the number of processes; any other command is refused there.
+"""
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.dataset import UNKNOWN
+from data.tables.formats import read_arrays
+from data.tables.labels import MOST_CLASSES, load_labels
+from data.tables.shards import ArrayFile, array_writer, block_bounds, is_whole, shard_paths
+from data.tables.user_table import FLOATS, check_values
+from methods import METHODS
+from methods.base import Edit
+from methods.gaussian import Moments, outer
+from utils.config import RunConfig
+from utils.errors import UserError
+from utils.ranks import Ranks, joined
+from utils.runs.files import file_checksum, read_json_object, replace_file, write_json
+from utils.runs.locks import locked
+from utils.runs.logs import log_file
+
+log = logging.getLogger(__name__)
+
+MANIFEST, MOMENTS = "manifest.json", "moments.npz"
+
+VERSION = 1
+"""Of the manifest; another one's folder is not gone on with."""
+
+Rows = Callable[[int, int], np.ndarray]
+"""First row, and the one behind the last -> labels as they are in the file; negative = unknown."""
+
+
+@dataclass(frozen=True)
+class Users:
+    """The users of all shards, as a rank sees them.
+
+    Attributes:
+        paths: of the shards of all ranks, by name.
+        shapes: (S, 2) int64, their users and dimensions.
+        files: this rank's shards, by their number.
+        labels: their labels, by the same numbers.
+        counts: (C,) users by class, each at least one.
+        numbers: (C,) the classes' numbers in the labels' files.
+        names: the classes' names.
+    """
+
+    paths: Sequence[Path]
+    shapes: np.ndarray
+    files: Mapping[int, ArrayFile]
+    labels: Mapping[int, Rows]
+    counts: np.ndarray
+    numbers: np.ndarray
+    names: Sequence[str]
+
+    @property
+    def total(self) -> int:
+        """Users, known or not."""
+        return int(self.shapes[:, 0].sum())
+
+    @property
+    def dimensions(self) -> int:
+        return int(self.shapes[0, 1])
+
+    def blocks(self, shard: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Vectors (n, d) float64 and classes (n,) int64, 0 .. C-1 or -1, of one of this rank's
+        shards.
+
+        Raises:
+            UserError: a value that is not finite in float32.
+        """
+        file, labels = self.files[shard], self.labels[shard]
+        known = np.full(MOST_CLASSES + 1, UNKNOWN)  # the last one is that of every negative number
+        known[self.numbers] = np.arange(len(self.numbers))
+        for start, stop in block_bounds(*file.shape):
+            x = file.rows(start, stop)
+            check_values(file.path, x, start)
+            yield x.astype(np.float64), known[np.maximum(labels(start, stop).astype(int), -1)]
+
+
+def stream(config: RunConfig) -> dict[str, Any]:
+    """Edit the shards of a config with stream=on; returns what came out.
+
+    Raises:
+        UserError: shards or labels that don't fit, a value that is not finite, an output folder of
+            something else; with the rank that found it, where there are several.
+    """
+    start = time.perf_counter()
+    assert config.output
+    target, method = Path(config.output), METHODS[config.method]
+    of_moments = method.of_moments
+    assert of_moments  # checked at the door
+    with joined() as ranks, contextlib.ExitStack() as held:
+        users = look(config, ranks)
+        made_of = ranks.alone(lambda: described(config, users)) or {}
+        found = ranks.alone(lambda: claim(config, ranks, made_of, held))
+        if ranks.first:
+            of = f"{method.title} of {users.total} users in {len(users.paths)} shards"
+            by = f", by {ranks.size} processes" if ranks.size > 1 else ""
+            log.info("%s%s: %s", of, by, target)
+            for idle in range(len(users.paths), ranks.size):
+                log.warning(
+                    "rank %d has no shard to work on; split the shards, or start fewer", idle
+                )
+        moments = shared(found, users, ranks) or measured(users, ranks)
+        if not found:
+            ranks.alone(lambda: begin(target, made_of, moments, users))
+        edit = ranks.agree(lambda: of_moments(moments))
+        written = write(users, edit, target, ranks)
+        ranks.alone(lambda: finish(target, users, written, time.perf_counter() - start))
+    return {"config": asdict(config), "seconds": time.perf_counter() - start}
+
+
+def look(config: RunConfig, ranks: Ranks) -> Users:
+    """Headers of all shards, and which classes there are; each rank opens its own alone."""
+    assert config.user_embedding
+    paths = ranks.agree(lambda: shard_paths(Path(config.user_embedding or "")))
+    files: dict[int, ArrayFile] = {}
+    shapes = np.zeros((len(paths), 2))
+
+    def headers() -> Iterator[int]:
+        for shard in ranks.own(len(paths)):
+            files[shard] = table_file(paths[shard])
+            shapes[shard] = files[shard].shape
+            yield 0
+
+    ranks.together(headers())
+    shapes = ranks.sum(shapes).astype(np.int64)
+    ranks.agree(lambda: check_widths(files, shapes, paths[0]))
+    labels, names = ranks.agree(lambda: labels_of(config, paths, files, shapes))
+    counts = np.zeros(MOST_CLASSES, np.int64)
+
+    def classes() -> Iterator[int]:
+        for shard, file in files.items():
+            for start, stop in block_bounds(file.shape[0], 1):
+                counts[:] += count(labels[shard](start, stop), file.path)
+                yield stop - start
+
+    ranks.together(classes(), "labels", int(shapes[:, 0].sum()))
+    counts = ranks.sum(counts).astype(np.int64)
+    numbers = np.flatnonzero(counts)
+    ranks.agree(lambda: check_classes(config, numbers))
+    names = names or [str(number) for number in numbers]
+    return Users(paths, shapes, files, labels, counts[numbers], numbers, names)
+
+
+def table_file(path: Path) -> ArrayFile:
+    """A shard of vectors.
+
+    Raises:
+        UserError: it is no table.
+    """
+    file = ArrayFile.open(path)
+    float_type = file.dtype.newbyteorder("=") in FLOATS
+    if not (float_type and len(file.shape) == 2 and file.shape[1]):
+        raise UserError(
+            f"{path} must hold a float array (n_users, d), got {file.dtype} {file.shape}"
+        )
+    return file
+
+
+def check_widths(files: Mapping[int, ArrayFile], shapes: np.ndarray, first: Path) -> None:
+    """Refuse shards of different dimensions.
+
+    Args:
+        files: this rank's.
+        shapes: (S, 2), of all.
+        first: the shard that the others are to be like.
+    """
+    for shard, file in files.items():
+        if shapes[shard, 1] != shapes[0, 1]:
+            raise UserError(
+                f"{file.path} has {shapes[shard, 1]} dimensions, {first} has {shapes[0, 1]}; put "
+                "shards of one table alone into the folder"
+            )
+
+
+def labels_of(
+    config: RunConfig, paths: Sequence[Path], files: Mapping[int, ArrayFile], shapes: np.ndarray
+) -> tuple[dict[int, Rows], Sequence[str]]:
+    """Labels of this rank's shards, and the classes' names if the file has some.
+
+    Raises:
+        UserError: no such folder or file, other users than the shards', or no whole numbers.
+    """
+    source = Path(config.labels or "")
+    if source.is_dir():
+        own = {shard: ArrayFile.open(source / paths[shard].name) for shard in files}
+        for shard, file in own.items():
+            if file.dtype.kind not in "iu":
+                raise UserError(f"{file.path} must hold whole numbers, got {file.dtype}")
+            check_length(file, int(shapes[shard, 0]), str(paths[shard]))
+        return {shard: file.rows for shard, file in own.items()}, []
+    total, firsts = int(shapes[:, 0].sum()), np.cumsum(shapes[:, 0]) - shapes[:, 0]
+    names: Sequence[str] = []
+    if source.suffix.lower() == ".npy" and (file := ArrayFile.open(source)).dtype.kind in "iu":
+        check_length(file, total, str(config.user_embedding))
+        rows: Rows = file.rows
+    else:  # as text: all in memory, of every process
+        attribute = load_labels(source, config.attribute, total)
+        names = attribute.classes
+
+        def rows(start: int, stop: int) -> np.ndarray:
+            return attribute.labels[start:stop]
+
+    def behind(first: int) -> Rows:
+        return lambda start, stop: rows(first + start, first + stop)
+
+    return {shard: behind(int(firsts[shard])) for shard in files}, names
+
+
+def check_length(labels: ArrayFile, users: int, of: str) -> None:
+    """Refuse labels that are not one a user."""
+    if labels.shape != (users,):
+        raise UserError(
+            f"{labels.path} has the shape {labels.shape}, {of} has {users} users: one label a user "
+            "is needed, in the same order"
+        )
+
+
+def count(labels: np.ndarray, path: Path) -> np.ndarray:
+    """(MOST_CLASSES,) users of each number.
+
+    Raises:
+        UserError: a number that is too large for a class.
+    """
+    known = labels[labels >= 0]
+    if known.size and known.max() >= MOST_CLASSES:
+        raise UserError(
+            f"the labels of {path} have the class {known.max()}; classes are the numbers 0 to "
+            f"{MOST_CLASSES - 1}, and negative ones are unknown"
+        )
+    return np.bincount(known.astype(int), minlength=MOST_CLASSES)
+
+
+def check_classes(config: RunConfig, numbers: np.ndarray) -> None:
+    """Refuse an attribute that tells nobody apart."""
+    if len(numbers) < 2:
+        raise UserError(
+            f"{config.labels} has the classes {numbers.tolist()}: at least two are needed"
+        )
+
+
+def described(config: RunConfig, users: Users) -> dict[str, Any]:
+    """What an output folder is made of: another size, time or setting makes another one."""
+    labels = Path(config.labels or "")
+    files = [labels / path.name for path in users.paths] if labels.is_dir() else [labels]
+    return {
+        "version": VERSION,
+        "method": config.method,
+        "attribute": config.attribute,
+        "input": str(config.user_embedding),
+        "shards": {path.name: stamp(path) for path in users.paths},
+        "labels": {path.name: stamp(path) for path in files},
+    }
+
+
+def stamp(path: Path) -> list[int]:
+    """Bytes, and when they were written, in ns."""
+    found = path.stat()
+    return [found.st_size, found.st_mtime_ns]
+
+
+def claim(
+    config: RunConfig, ranks: Ranks, made_of: Mapping[str, Any], held: contextlib.ExitStack
+) -> Moments | None:
+    """Lock the output folder and begin its log; returns the moments that it was begun with.
+
+    Raises:
+        UserError: it is something else's, damaged, or in use.
+    """
+    target = Path(config.output or "")
+    target.mkdir(parents=True, exist_ok=True)
+    # of several processes the others would take waiting for silence
+    held.enter_context(locked(target, config.busy if ranks.size == 1 else "end"))
+    path = target / MANIFEST
+    if path.exists():
+        before = read_json_object(path) or {}
+        if other := [name for name in made_of if before.get(name) != made_of[name]]:
+            raise UserError(
+                f"{target} was made with other {' and '.join(other)} ({MANIFEST} there says which);"
+                " name another output, or move it away"
+            )
+        if before["moments"] != file_checksum(target / MOMENTS):
+            raise UserError(f"{target / MOMENTS} is damaged; move {target} away to begin anew")
+        arrays = read_arrays(target / MOMENTS)
+        found = Moments(arrays["counts"], arrays["means"], arrays["scatters"])
+    elif there := next(target.glob("*.npy"), None):
+        raise UserError(
+            f"{there} is there, and no {MANIFEST} that says what it is; name another output"
+        )
+    else:
+        found = None
+    held.enter_context(log_file(target / "stream.log"))
+    return found
+
+
+def shared(found: Moments | None, users: Users, ranks: Ranks) -> Moments | None:
+    """The first rank's moments to all, if it has some."""
+    if not ranks.sum(np.array([found is not None]))[0]:
+        return None
+    mine = found or Moments.none(len(users.numbers), users.dimensions)
+    return Moments(
+        ranks.sum(mine.counts).astype(np.int64), ranks.sum(mine.means), ranks.sum(mine.scatters)
+    )
+
+
+def measured(users: Users, ranks: Ranks) -> Moments:
+    """The first pass: the moments of the users of all ranks.
+
+    Raises:
+        UserError: a value that is not finite in float32.
+    """
+    moments = Moments.none(len(users.numbers), users.dimensions)
+
+    def part() -> Iterator[int]:
+        nonlocal moments
+        for shard in users.files:
+            for x, classes in users.blocks(shard):
+                centre = x.mean(0)  # sums of small numbers lose nothing
+                block = Moments.of(x - centre, classes, len(users.numbers)).moved(centre)
+                moments = moments.merged(block)
+                yield len(x)
+
+    ranks.together(part(), "moments", users.total)
+    return of_all(moments, ranks)
+
+
+def of_all(own: Moments, ranks: Ranks) -> Moments:
+    """The moments of all ranks' users, as `Moments.merged` of as many at once."""
+    counts = ranks.sum(own.counts).astype(np.int64)
+    means = ranks.sum(own.counts[:, None] * own.means) / np.maximum(counts, 1)[:, None]
+    between = own.counts[:, None, None] * outer(own.means - means)
+    return Moments(counts, means, ranks.sum(own.scatters + between))
+
+
+def begin(target: Path, made_of: Mapping[str, Any], moments: Moments, users: Users) -> None:
+    """Write the moments, then the manifest, which makes the folder this work's."""
+    with replace_file(target / MOMENTS) as file:
+        arrays = {name: getattr(moments, name) for name in ("counts", "means", "scatters")}
+        np.savez(file, allow_pickle=False, numbers=users.numbers, **arrays)
+    write_json(target / MANIFEST, {**made_of, "moments": file_checksum(target / MOMENTS)})
+
+
+def write(users: Users, edit: Edit, target: Path, ranks: Ranks) -> np.ndarray:
+    """The second pass: every shard that isn't there yet, edited.
+
+    Returns:
+        (3,) of all ranks: users written, Σ ‖x' - x‖², Σ ‖x‖² of these.
+
+    Raises:
+        UserError: an edited value that the shard's dtype can't hold.
+    """
+    written = np.zeros(3)
+
+    def part() -> Iterator[int]:
+        for shard, file in users.files.items():
+            path = target / file.path.name
+            dtype = file.dtype.newbyteorder("=")
+            if is_whole(path, file.shape, dtype):
+                yield file.shape[0]
+                continue
+            with array_writer(path, file.shape, dtype) as to:
+                for x, classes in users.blocks(shard):
+                    edited = edit(x, classes)
+                    written[:] += len(x), ((edited - x) ** 2).sum(), (x**2).sum()
+                    with np.errstate(over="ignore"):  # said below
+                        rounded = edited.astype(dtype)
+                    if not np.isfinite(rounded).all():
+                        raise UserError(
+                            f"{file.path}: an edited value is beyond {dtype}; divide all shards by "
+                            "a constant, or save them as float32"
+                        )
+                    to.write(rounded.data)
+                    yield len(x)
+
+    ranks.together(part(), "writing", users.total)
+    return ranks.sum(written)
+
+
+def finish(target: Path, users: Users, written: np.ndarray, seconds: float) -> None:
+    """Say what came out, and add it to the manifest of a folder that wasn't whole."""
+    rows, change, norm = written
+    classes = dict(zip(users.names, users.counts.tolist(), strict=True))
+    classes |= {"unknown": unknown} if (unknown := users.total - int(users.counts.sum())) else {}
+    manifest = read_json_object(target / MANIFEST) or {}
+    if not rows and "made" in manifest:
+        log.info("  all shards were there already")
+        return
+    sizes = {"users": users.total, "dimensions": users.dimensions}
+    made = {"made": datetime.now(UTC).isoformat(timespec="seconds")}
+    write_json(target / MANIFEST, manifest | made | sizes | {"users_of_class": classes})
+    log.info("  users of each class: %s", ", ".join(f"{name} {n}" for name, n in classes.items()))
+    log.info(
+        "  %d users written in %.1f s, %d were there; moved by %.3f of their norm",
+        rows,
+        seconds,
+        users.total - rows,
+        (change / norm) ** 0.5 if change else 0.0,
+    )

@@ -1,0 +1,173 @@
+"""One work by several processes, which `torchrun` starts; a single process is a rank by itself.
+
+Sums over all ranks are the only thing that they tell one another. They do their parts `together`,
+with a sum every second: so no rank waits long for another, a rank's failure ends all of them, and
+silence means that one has gone.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from tqdm import tqdm
+
+from utils.errors import UserError, first_line, in_one_line
+
+T = TypeVar("T")
+
+BEAT = 1.0
+"""Seconds between two sums, or as long as one piece of a rank's part takes."""
+
+SILENCE = timedelta(seconds=60)
+"""How long a rank waits for the others' next sum."""
+
+
+def launched() -> bool:
+    """Whether `torchrun` has started this process."""
+    return dist.is_torchelastic_launched()
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes of one work.
+
+    Attributes:
+        rank: this one's number.
+        size: how many there are.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the one that writes what there is one of."""
+        return self.rank == 0
+
+    def own(self, things: int) -> range:
+        """The numbers of the things, 0 to `things` - 1, that are this rank's part."""
+        return range(self.rank, things, self.size)
+
+    def sum(self, array: np.ndarray) -> np.ndarray:
+        """The sum of the ranks' arrays, in float64; the same bytes in every rank.
+
+        Raises:
+            UserError: a rank has gone.
+        """
+        total = torch.from_numpy(np.array(array, dtype=np.float64))
+        if self.size > 1:
+            try:
+                dist.all_reduce(total)
+            except RuntimeError as error:
+                raise UserError(
+                    f"rank {self.rank}: another rank has gone, or is silent for "
+                    f"{SILENCE.total_seconds():.0f} s ({first_line(error)}); what it said last "
+                    "says why; what is finished is kept, and the same command goes on from there"
+                ) from None
+        return total.numpy()
+
+    def agree(self, work: Callable[[], T]) -> T:
+        """What this rank's work gives, once that of every rank has; raises as `together`."""
+        made: list[T] = []
+
+        def part() -> Iterator[int]:
+            made.append(work())
+            yield 0
+
+        self.together(part())
+        return made[0]
+
+    def alone(self, work: Callable[[], T]) -> T | None:
+        """What the first rank's work gives, to it, while the others wait; raises as `together`."""
+        return self.agree(lambda: work() if self.first else None)
+
+    def together(self, part: Iterable[int], title: str = "", rows: int = 0) -> None:
+        """Do this rank's part while the others do theirs; the end of the last one ends all.
+
+        Args:
+            part: works when it is iterated over, and yields how many rows a piece of it was.
+            title: of the progress bar; "" = none.
+            rows: of all ranks' parts, for the bar.
+
+        Raises:
+            UserError: this rank's part has failed, with the rank's number where there are several.
+            SystemExit: another's has; of several that fail the first one says so.
+        """
+        pieces = iter(part)
+        bar = tqdm(
+            total=rows,
+            desc=title,
+            unit="row",
+            unit_scale=True,
+            leave=False,
+            disable=not (title and self.first),
+        )
+        failure: Exception | None = None
+        with bar:
+            done = np.zeros(1)
+            while done[0] < self.size:
+                worked, ended = 0, False
+                try:
+                    worked, ended = _until_beat(pieces)
+                except Exception as error:  # told to the others first
+                    failure = error
+                flags = np.zeros(self.size)
+                flags[self.rank] = failure is not None
+                told = self.sum(np.array([ended, worked, *flags]))
+                bar.update(int(told[1]))
+                if told[2:].any():
+                    break
+                done = told
+        if isinstance(pieces, Generator):
+            pieces.close()  # half-written files go
+        if told[2:].any():
+            self._fail(failure, int(np.flatnonzero(told[2:])[0]))
+
+    def _fail(self, failure: Exception | None, first: int) -> None:
+        if failure is None or first != self.rank:
+            time.sleep(BEAT)  # torchrun takes who ends first for the cause
+            raise SystemExit(2)
+        line = in_one_line(failure)
+        if line is None or self.size == 1:
+            raise failure
+        raise UserError(f"rank {self.rank}: {line}") from None
+
+
+def _until_beat(pieces: Iterator[int]) -> tuple[int, bool]:
+    """Rows done until the next sum is due, and whether there is nothing more to do."""
+    due, worked = time.monotonic() + BEAT, 0
+    for rows in pieces:
+        worked += rows
+        if time.monotonic() >= due:
+            return worked, False
+    return worked, True
+
+
+@contextlib.contextmanager
+def joined() -> Iterator[Ranks]:
+    """This process among those that `torchrun` has started, or alone.
+
+    Raises:
+        UserError: they can't reach one another.
+    """
+    if not launched():
+        yield Ranks()
+        return
+    try:
+        dist.init_process_group("gloo", timeout=SILENCE)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"rank {os.environ.get('RANK')} can't reach the others ({first_line(error)}); "
+            "GLOO_SOCKET_IFNAME=eth0, or the like, names the network to them"
+        ) from None
+    try:
+        yield Ranks(dist.get_rank(), dist.get_world_size())
+    finally:
+        dist.destroy_process_group()
