@@ -34,8 +34,6 @@ def check_run(config: RunConfig) -> None:
         raise UserError("torchrun is for stream=on; start python main.py, which is one process")
     resolve_device(config.device)
     path = config.user_embedding
-    if path and Path(path).is_dir():
-        raise UserError(f"user_embedding {path} is a folder; add stream=on, or name one file of it")
     if config.eraser:
         check_eraser(config)
         return
@@ -59,6 +57,8 @@ def check_run(config: RunConfig) -> None:
             f"labels_seen {config.labels_seen:g} is of a run on a dataset; leave labels out of "
             f"{config.labels} instead"
         )
+    if path and Path(path).is_dir():
+        raise UserError(f"user_embedding {path} is a folder; add stream=on, or name one file of it")
     if path:
         check_formats(config)
     if path and config.scope != "embedding":

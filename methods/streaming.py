@@ -39,6 +39,7 @@ from utils.ranks import Ranks, joined
 from utils.runs.files import file_checksum, read_json_object, replace_file, write_json
 from utils.runs.locks import locked
 from utils.runs.logs import log_file
+from utils.runtime import peak_memory_mb
 
 log = logging.getLogger(__name__)
 
@@ -85,17 +86,13 @@ class Users:
     def blocks(self, shard: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Vectors (n, d) float64 and classes (n,) int64, 0 .. C-1 or -1, of one of this rank's
         shards.
-
-        Raises:
-            UserError: a value that is not finite in float32.
         """
         file, labels = self.files[shard], self.labels[shard]
         known = np.full(MOST_CLASSES + 1, UNKNOWN)  # the last one is that of every negative number
         known[self.numbers] = np.arange(len(self.numbers))
         for start, stop in block_bounds(*file.shape):
-            x = file.rows(start, stop)
-            check_values(file.path, x, start)
-            yield x.astype(np.float64), known[np.maximum(labels(start, stop).astype(int), -1)]
+            x = file.rows(start, stop).astype(np.float64)
+            yield x, known[np.maximum(labels(start, stop).astype(int), -1)]
 
 
 def stream(config: RunConfig) -> dict[str, Any]:
@@ -335,8 +332,11 @@ def measured(users: Users, ranks: Ranks) -> Moments:
 
     def part() -> Iterator[int]:
         nonlocal moments
-        for shard in users.files:
+        for shard, file in users.files.items():
+            first = 0
             for x, classes in users.blocks(shard):
+                check_values(file.path, x, first)
+                first += len(x)
                 centre = x.mean(0)  # sums of small numbers lose nothing
                 block = Moments.of(x - centre, classes, len(users.numbers)).moved(centre)
                 moments = moments.merged(block)
@@ -383,7 +383,8 @@ def write(users: Users, edit: Edit, target: Path, ranks: Ranks) -> np.ndarray:
             with array_writer(path, file.shape, dtype) as to:
                 for x, classes in users.blocks(shard):
                     edited = edit(x, classes)
-                    written[:] += len(x), ((edited - x) ** 2).sum(), (x**2).sum()
+                    change = edited - x
+                    written[:] += len(x), np.vdot(change, change), np.vdot(x, x)
                     with np.errstate(over="ignore"):  # said below
                         rounded = edited.astype(dtype)
                     if not np.isfinite(rounded).all():
@@ -412,9 +413,11 @@ def finish(target: Path, users: Users, written: np.ndarray, seconds: float) -> N
     write_json(target / MANIFEST, manifest | made | sizes | {"users_of_class": classes})
     log.info("  users of each class: %s", ", ".join(f"{name} {n}" for name, n in classes.items()))
     log.info(
-        "  %d users written in %.1f s, %d were there; moved by %.3f of their norm",
+        "  %d users written in %.2f s, %d were there; moved by %.3f of their norm",
         rows,
         seconds,
         users.total - rows,
         (change / norm) ** 0.5 if change else 0.0,
     )
+    if peak := peak_memory_mb():
+        log.info("  peak memory %.0f MiB", peak)

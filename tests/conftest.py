@@ -12,7 +12,7 @@ import pytest
 
 N_USERS, N_ITEMS, PER_USER = 80, 160, 24
 
-PROCESSES = ("attack", "audit", "failures", "interruption", "streams", "structure")
+PROCESSES = ("attack", "audit", "failures", "interruption", "streaming", "streams", "structure")
 """Test files that start a fork server or joblib's workers, which take seconds to start and stay."""
 
 

@@ -91,6 +91,13 @@ def unread(program: str, *arguments: str) -> NoReturn:
     started(program, *arguments)
 
 
+def one_of(rank: int, size: int, port: int, *arguments: str) -> int:
+    """main.py's exit code, as one of the processes that torchrun starts."""
+    os.environ |= {"TORCHELASTIC_RUN_ID": "none", "RANK": str(rank), "WORLD_SIZE": str(size)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return main.main(list(arguments))
+
+
 def has_imported(module: str) -> int:
     """1 if the commands' imports have led to this module."""
     return int(module in sys.modules)

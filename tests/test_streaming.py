@@ -1,0 +1,360 @@
+"""stream=on: the in-memory results from blocks, by one process or several; faults in one line."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import main
+from data.tables.shards import ArrayFile
+from methods.barycentre import to_barycentre
+from methods.gaussian import Moments
+from methods.leace import least_squares, of_moments
+from tests.forked import one_of
+
+PROJECT = Path(__file__).resolve().parents[1]
+SIZES = (700, 90, 333)
+METHODS = ("leace", "barycentre")
+STREAM = ["user_embedding=vectors/", "labels=labels/", "stream=on"]
+
+
+def planted(n, d=6, seed=0, scale=1.0, offset=0.0):
+    """Three classes that differ in mean and spread, and users without a label."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(-1, 3, n)
+    x = rng.normal(size=(n, d)) @ rng.normal(size=(d, d)) * (1 + 0.3 * labels[:, None])
+    return scale * (x + 0.5 * labels[:, None]) + offset, labels
+
+
+def write_shards(x, labels, sizes=SIZES):
+    """vectors/ and labels/, and all of it in one file each."""
+    bounds = np.cumsum(sizes)[:-1]
+    for name, whole in (("vectors", x), ("labels", labels)):
+        Path(name).mkdir()
+        np.save(f"{name}.npy", whole)
+        for number, part in enumerate(np.split(whole, bounds)):
+            np.save(f"{name}/part-{number}.npy", part)
+
+
+def shards(folder):
+    return [np.load(path) for path in sorted(Path(folder).glob("*.npy"))]
+
+
+def whole(folder):
+    return np.concatenate(shards(folder))
+
+
+def in_memory(method):
+    keys = ["user_embedding=vectors.npy", "labels=labels.npy", f"method={method}", "threads=1"]
+    assert main.main(keys) == 0
+    return np.load(f"exp_results/external/vectors/{method}/seed-0/weights/user_embedding.npy")
+
+
+@pytest.fixture
+def shop(workspace, monkeypatch):
+    """Shards of float32, in blocks of 40 rows."""
+    monkeypatch.setattr("data.tables.shards.BLOCK", 240)
+    x, labels = planted(sum(SIZES))
+    write_shards(x.astype(np.float32), labels)
+    return workspace
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("labels", ["labels/", "labels.npy", "labels.csv"])
+def test_blocks_of_shards_give_what_all_users_in_memory_do(shop, method, labels):
+    names = ["", "a", "b", "c"]  # of -1 to 2
+    lines = [names[label + 1] for label in np.load("labels.npy")]
+    Path("labels.csv").write_text("\n".join(["gender", *lines]) + "\n")
+    keys = ["user_embedding=vectors/", f"labels={labels}", "stream=on", f"method={method}"]
+    assert main.main([*keys, "output=out/"]) == 0
+    edited = shards("out")
+    assert tuple(map(len, edited)) == SIZES
+    assert {one.dtype for one in edited} == {np.dtype(np.float32)}
+    expected, before = in_memory(method), np.load("vectors.npy")
+    np.testing.assert_allclose(whole("out"), expected, rtol=1e-6, atol=1e-6 * before.std())
+    assert np.abs(expected - before).max() > 0.1
+    manifest = json.loads(Path("out/manifest.json").read_text())
+    classes = np.unique(np.load("labels.npy"), return_counts=True)[1].tolist()
+    assert [*manifest["users_of_class"].values()] == [*classes[1:], classes[0]]
+
+
+def test_one_large_file_is_a_shard_and_class_numbers_may_have_gaps(shop):
+    np.save("labels.npy", 7 * np.load("labels.npy").astype(np.int8))
+    keys = ["user_embedding=vectors.npy", "labels=labels.npy", "method=barycentre"]
+    assert main.main([*keys, "stream=on", "output=out"]) == 0
+    np.testing.assert_allclose(np.load("out/vectors.npy"), in_memory("barycentre"), atol=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("dtype", "apart"), [(np.float64, 1e-6), (np.float32, 0.07)])
+def test_far_from_the_origin_nothing_is_lost(shop, method, dtype, apart):
+    """float32 itself tells a million from its neighbours by 0.06."""
+    shutil.rmtree("vectors")
+    shutil.rmtree("labels")
+    x, labels = planted(sum(SIZES), scale=100.0, offset=1e6)
+    x = x.astype(dtype)
+    write_shards(x, labels)
+    assert main.main([*STREAM, f"method={method}", "output=out/"]) == 0
+    near, known = x.astype(np.float64) - 1e6, labels >= 0
+    if method == "leace":
+        expected = least_squares(near[known], labels[known])(near)
+    else:
+        expected = to_barycentre(Moments.of(near, labels, 3))(near, labels)
+    np.testing.assert_allclose(whole("out") - 1e6, expected, rtol=0, atol=apart)
+    np.testing.assert_allclose(whole("out"), in_memory(method), rtol=1e-7, atol=apart)
+
+
+def test_moments_of_parts_merge_to_those_of_all():
+    x, labels = planted(500, scale=3.0, offset=1e6)
+    labels[:200] = np.minimum(labels[:200], 1)  # nobody of the last class in the first parts
+    parts = [Moments.of(x[a : a + 50], labels[a : a + 50], 3) for a in range(0, 500, 50)]
+    merged = Moments.none(3, 6)
+    for part in parts:
+        merged = merged.merged(part)
+    expected = Moments.of(x - 1e6, labels, 3)
+    np.testing.assert_array_equal(merged.counts, expected.counts)
+    np.testing.assert_allclose(merged.means - 1e6, expected.means, atol=1e-8)
+    np.testing.assert_allclose(merged.scatters, expected.scatters, rtol=1e-8, atol=1e-6)
+    moved = Moments.of(x - 7, labels, 3).moved(np.full(6, 7.0))
+    np.testing.assert_allclose(moved.means, merged.means)
+    np.testing.assert_allclose(
+        of_moments(expected).projection,
+        least_squares((x - 1e6)[labels >= 0], labels[labels >= 0]).projection,
+        atol=1e-10,
+    )
+
+
+def test_two_processes_of_torchrun_give_what_one_does(shop):
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    keys = [*STREAM, "method=barycentre"]
+    command = [*start, str(PROJECT / "main.py"), *keys, "output=two/"]
+    one = subprocess.Popen(
+        command,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    said, error = one.communicate(timeout=120)
+    assert one.returncode == 0, error
+    assert said.count("by 2 processes") == said.count("were there") == 1
+    assert main.main([*keys, "output=one/"]) == 0
+    np.testing.assert_allclose(whole("two"), whole("one"), rtol=1e-5, atol=1e-6)
+    # what two have begun one goes on with, to the same bytes
+    last = Path("two/part-2.npy").read_bytes()
+    Path("two/part-2.npy").unlink()
+    assert main.main([*keys, "output=two/"]) == 0
+    assert Path("two/part-2.npy").read_bytes() == last
+
+
+@pytest.fixture
+def ranks(fork):
+    """Start main.py as so many ranks."""
+
+    def start(size, *arguments):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        return [fork(one_of, rank, size, port, *arguments) for rank in range(size)]
+
+    return start
+
+
+def last_line(said):
+    """What is left of a terminal's line once progress bars have been written over."""
+    return said.rstrip().splitlines()[-1].rpartition("\r")[2]
+
+
+def test_more_ranks_than_shards_and_each_counts(shop, ranks):
+    keys = [*STREAM, "method=leace"]
+    assert [one.end()[0] for one in ranks(4, *keys, "output=four/")] == [0] * 4
+    assert main.main([*keys, "output=one/"]) == 0
+    np.testing.assert_allclose(whole("four"), whole("one"), rtol=1e-5, atol=1e-6)
+    assert "rank 3 has no shard" in Path("four/stream.log").read_text()
+
+
+def test_what_is_there_is_not_written_again(shop, capsys, monkeypatch):
+    keys = [*STREAM, "method=barycentre", "output=out/"]
+    assert main.main(keys) == 0
+    before = {path.name: path.read_bytes() for path in Path("out").glob("*.npy")}
+    Path("out/part-0.npy").unlink()
+    os.truncate("out/part-2.npy", 500)
+    kept = Path("out/part-1.npy").stat().st_mtime_ns
+    monkeypatch.setattr("methods.streaming.measured", None)  # the first pass is not repeated
+    assert main.main(keys) == 0
+    assert f"{SIZES[0] + SIZES[2]} users written" in capsys.readouterr().out
+    assert {path.name: path.read_bytes() for path in Path("out").glob("*.npy")} == before
+    assert Path("out/part-1.npy").stat().st_mtime_ns == kept
+    assert main.main(keys) == 0
+    assert "all shards were there already" in capsys.readouterr().out
+
+
+def refused(capsys, *arguments):
+    assert main.main([*arguments]) == 2
+    error = last_line(capsys.readouterr().err)
+    assert error.startswith("error: ")
+    return error
+
+
+def test_a_folder_of_something_else_is_left_alone(shop, capsys):
+    keys = [*STREAM, "output=out/"]
+    assert main.main([*keys, "method=leace"]) == 0
+    before = {path: path.read_bytes() for path in Path("out").glob("*.npy")}
+    assert "made with other method" in refused(capsys, *keys, "method=barycentre")
+    os.utime("vectors/part-1.npy")
+    assert "made with other shards" in refused(capsys, *keys, "method=leace")
+    os.utime("labels/part-1.npy")
+    assert "other shards and labels" in refused(capsys, *keys, "method=leace")
+    assert {path: path.read_bytes() for path in Path("out").glob("*.npy")} == before
+    Path("mine").mkdir()
+    shutil.copy("vectors/part-0.npy", "mine/other.npy")
+    said = refused(capsys, *STREAM, "method=leace", "output=mine")
+    assert "mine/other.npy is there, and no manifest.json" in said
+    assert main.main([*STREAM, "method=leace", "output=third/"]) == 0
+    np.savez("third/moments.npz", counts=np.zeros(3))
+    assert "moments.npz is damaged" in refused(capsys, *STREAM, "method=leace", "output=third/")
+
+
+def spoil(what):
+    """Make something of the second shard wrong."""
+    vectors, labels = Path("vectors/part-1.npy"), Path("labels/part-1.npy")
+    x = np.load(vectors)
+    if what == "cut":
+        os.truncate(vectors, 1000)
+    elif what == "no array":
+        vectors.write_text("user,gender\n")
+    elif what == "empty":
+        vectors.write_bytes(b"")
+    elif what == "objects":
+        np.save(vectors, np.array([{}]), allow_pickle=True)
+    elif what == "integers":
+        np.save(vectors, x.astype(int))
+    elif what == "columns":
+        np.save(vectors, np.asfortranarray(x))
+    elif what == "wide":
+        np.save(vectors, np.hstack([x, x]))
+    elif what == "NaN":
+        x[50, 2] = np.nan
+        np.save(vectors, x)
+    elif what == "huge":
+        np.save(vectors, x.astype(np.float64) + 1e39)
+    elif what == "few labels":
+        np.save(labels, np.zeros(89, np.int64))
+    elif what == "no labels":
+        labels.unlink()
+    elif what == "fractions":
+        np.save(labels, np.zeros(90))
+    elif what == "numbers":
+        np.save(labels, np.arange(90) + 999)
+    elif what == "one class":
+        for path in Path("labels").iterdir():
+            np.save(path, np.zeros(len(np.load(path)), np.int64))
+
+
+WRONG = {
+    "cut": "vectors/part-1.npy is cut short: its header promises 2288 bytes, it has 1000",
+    "no array": "vectors/part-1.npy is not a NumPy array file",
+    "empty": "vectors/part-1.npy is not a NumPy array file",
+    "objects": "vectors/part-1.npy is not a NumPy array file",
+    "integers": "vectors/part-1.npy must hold a float array (n_users, d), got int64 (90, 6)",
+    "columns": "vectors/part-1.npy is stored column by column",
+    "wide": "vectors/part-1.npy has 12 dimensions, vectors/part-0.npy has 6",
+    "NaN": "vectors/part-1.npy: row 50 has a value that is not finite",
+    "huge": "vectors/part-1.npy: row 0 has the value 1e+39, beyond float32",
+    "few labels": "labels/part-1.npy has the shape (89,), vectors/part-1.npy has 90 users",
+    "no labels": "labels/part-1.npy does not exist",
+    "fractions": "labels/part-1.npy must hold whole numbers, got float64",
+    "numbers": "the labels of vectors/part-1.npy have the class 1088",
+    "one class": "labels/ has the classes [0]: at least two are needed",
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_what_is_wrong_with_a_shard_is_said_in_a_line(shop, capsys, what):
+    spoil(what)
+    error = refused(capsys, *STREAM, "method=leace", "output=out/")
+    assert error.startswith(f"error: {WRONG[what]}")
+    assert not list(Path().glob("out/*.npy"))
+    assert not Path("out/manifest.json").exists()
+
+
+@pytest.mark.parametrize("what", ["cut", "NaN", "few labels", "one class"])
+def test_one_rank_says_what_is_wrong_and_all_end(shop, ranks, what):
+    spoil(what)
+    start = time.monotonic()
+    ended = [one.end() for one in ranks(2, *STREAM, "method=leace", "output=out/")]
+    assert time.monotonic() - start < 30
+    assert [code for code, *_ in ended] == [2, 2]
+    said = [line for *_, error in ended for line in error.splitlines() if "error" in line]
+    number = 0 if what == "one class" else 1  # what all find the first one says
+    assert [line.rpartition("\r")[2] for line in said] == [said[0].rpartition("\r")[2]]
+    assert f"error: rank {number}: {WRONG[what]}" in said[0]
+    assert not list(Path().glob("out/*.npy"))
+
+
+def test_a_rank_that_is_killed_ends_the_others(shop, ranks):
+    """Rank 1 waits for a shard that is a pipe which nobody writes to."""
+    Path("vectors/part-1.npy").unlink()
+    os.mkfifo("vectors/part-1.npy")
+    first, second = ranks(2, *STREAM, "method=leace", "output=out/")
+    time.sleep(1)
+    second.process.kill()
+    code, _, error = first.end(60)
+    assert code == 2
+    assert "error: rank 0: another rank has gone" in last_line(error)
+    assert error.count("\n") == 1
+
+
+def test_what_can_not_be_written_leaves_nothing_half_written(shop, capsys):
+    """float16 ends at 65,504: a user of the class that is widened moves beyond."""
+    rng = np.random.default_rng(0)
+    for number, n in enumerate(SIZES):
+        x, labels = planted(n, seed=number)
+        x[:, 0] = rng.uniform(-60_000, 60_000, n) / (1 + (labels == 1))
+        x[0, 0], labels[0] = 60_000, 1
+        np.save(f"vectors/part-{number}.npy", x.astype([np.float64, np.float16][number % 2]))
+        np.save(f"labels/part-{number}.npy", labels)
+    error = refused(capsys, *STREAM, "method=barycentre", "output=out/")
+    assert "vectors/part-1.npy: an edited value is beyond float16" in error
+    assert {path.name for path in Path("out").iterdir()} == {
+        "part-0.npy", "moments.npz", "manifest.json", "stream.log"
+    }  # fmt: skip
+
+
+def test_keys_that_make_no_sense_together(shop, capsys, monkeypatch):
+    for keys, says in [
+        (["stream=on", "method=leace"], "needs user_embedding=FOLDER"),
+        ([*STREAM, "method=leace"], "output=FOLDER"),
+        ([*STREAM, "method=d2d", "output=out"], "needs method leace or barycentre; d2d"),
+        ([*STREAM, "method=leace", "output=out", "table=x"], "table x does not go with"),
+        ([*STREAM, "method=leace", "output=out", "record=r"], "record r does not go with"),
+        ([*STREAM, "method=leace", "output=out", "attribute=gender+age"], "hides one attribute"),
+        ([*STREAM, "method=leace", "output=vectors"], "would be written over"),
+        ([*STREAM, "method=leace", "output=labels/"], "would be written over"),
+        ([*STREAM, "method=leace", "output=labels.npy"], "labels.npy"),
+        (["user_embedding=no/", "labels=labels/", "stream=on", "method=leace", "output=out"],
+         "no does not exist"),
+        (["user_embedding=configs/", "labels=labels/", "stream=on", "method=leace", "output=out"],
+         "configs has no .npy file"),
+        (["user_embedding=vectors/", "labels=labels.npy", "method=leace"], "add stream=on"),
+    ]:  # fmt: skip
+        assert says in refused(capsys, *keys)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    assert "torchrun is for stream=on" in refused(capsys, "method=d2d")
+
+
+def test_shards_without_users_and_of_other_byte_orders(shop):
+    x, labels = np.load("vectors.npy"), np.load("labels.npy")
+    np.save("vectors/part-1.npy", x[700:790].astype(">f4"))
+    np.save("vectors/part-3.npy", x[:0])
+    np.save("labels/part-3.npy", labels[:0])
+    assert main.main([*STREAM, "method=leace", "output=out/"]) == 0
+    np.testing.assert_allclose(whole("out"), in_memory("leace"), rtol=1e-6, atol=1e-6)
+    assert ArrayFile.open(Path("out/part-3.npy")).shape == (0, 6)
