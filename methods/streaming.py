@@ -15,6 +15,7 @@ with the same moments, whatever the number of processes; any other command is re
 """
 
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from data.dataset import UNKNOWN
 from data.tables.formats import read_arrays
@@ -39,7 +41,7 @@ from utils.ranks import Ranks, joined
 from utils.runs.files import file_checksum, read_json_object, replace_file, write_json
 from utils.runs.locks import locked
 from utils.runs.logs import log_file
-from utils.runtime import peak_memory_mb
+from utils.runtime import environment, peak_memory_mb
 
 log = logging.getLogger(__name__)
 
@@ -115,14 +117,13 @@ def stream(config: RunConfig) -> dict[str, Any]:
             of = f"{method.title} of {users.total} users in {len(users.paths)} shards"
             by = f", by {ranks.size} processes" if ranks.size > 1 else ""
             log.info("%s%s: %s", of, by, target)
-            for idle in range(len(users.paths), ranks.size):
-                log.warning(
-                    "rank %d has no shard to work on; split the shards, or start fewer", idle
-                )
-        moments = shared(found, users, ranks) or measured(users, ranks)
-        if not found:
-            ranks.alone(lambda: begin(target, made_of, moments, users))
-        edit = ranks.agree(lambda: of_moments(moments))
+            if (idle := ranks.size - len(users.paths)) > 0:
+                log.warning("%d processes have no shard to work on; start fewer", idle)
+        moments = shared(found, users, ranks)
+        if moments is None:
+            moments = measured(users, ranks)
+            ranks.alone(functools.partial(begin, target, made_of, moments, users))
+        edit = ranks.agree(functools.partial(of_moments, moments))
         written = write(users, edit, target, ranks)
         ranks.alone(lambda: finish(target, users, written, time.perf_counter() - start))
     return {"config": asdict(config), "seconds": time.perf_counter() - start}
@@ -409,8 +410,11 @@ def finish(target: Path, users: Users, written: np.ndarray, seconds: float) -> N
         log.info("  all shards were there already")
         return
     sizes = {"users": users.total, "dimensions": users.dimensions}
-    made = {"made": datetime.now(UTC).isoformat(timespec="seconds")}
-    write_json(target / MANIFEST, manifest | made | sizes | {"users_of_class": classes})
+    made = {
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "environment": environment(torch.device("cpu")),
+    }
+    write_json(target / MANIFEST, manifest | sizes | {"users_of_class": classes} | made)
     log.info("  users of each class: %s", ", ".join(f"{name} {n}" for name, n in classes.items()))
     log.info(
         "  %d users written in %.2f s, %d were there; moved by %.3f of their norm",

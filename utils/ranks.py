@@ -100,35 +100,29 @@ class Ranks:
             UserError: this rank's part has failed, with the rank's number where there are several.
             SystemExit: another's has; of several that fail the first one says so.
         """
+        hidden = not (title and self.first)
+        bar = tqdm(total=rows, desc=title, unit="row", unit_scale=True, leave=False, disable=hidden)
         pieces = iter(part)
-        bar = tqdm(
-            total=rows,
-            desc=title,
-            unit="row",
-            unit_scale=True,
-            leave=False,
-            disable=not (title and self.first),
-        )
         failure: Exception | None = None
-        with bar:
-            done = np.zeros(1)
-            while done[0] < self.size:
-                worked, ended = 0, False
-                try:
-                    worked, ended = _until_beat(pieces)
-                except Exception as error:  # told to the others first
-                    failure = error
-                flags = np.zeros(self.size)
-                flags[self.rank] = failure is not None
-                told = self.sum(np.array([ended, worked, *flags]))
-                bar.update(int(told[1]))
-                if told[2:].any():
-                    break
-                done = told
-        if isinstance(pieces, Generator):
-            pieces.close()  # half-written files go
-        if told[2:].any():
-            self._fail(failure, int(np.flatnonzero(told[2:])[0]))
+        ended, failed = 0.0, np.empty(0, int)
+        try:
+            with bar:
+                while ended < self.size and not failed.size:
+                    worked, is_last = 0, False
+                    try:
+                        worked, is_last = _until_beat(pieces)
+                    except Exception as error:  # told to the others first
+                        failure = error
+                    flags = np.zeros(self.size)
+                    flags[self.rank] = failure is not None
+                    ended, rows, *told = self.sum(np.array([is_last, worked, *flags]))
+                    failed = np.flatnonzero(told)
+                    bar.update(int(rows))
+        finally:
+            if isinstance(pieces, Generator):
+                pieces.close()  # half-written files go
+        if failed.size:
+            self._fail(failure, int(failed[0]))
 
     def _fail(self, failure: Exception | None, first: int) -> None:
         if failure is None or first != self.rank:
