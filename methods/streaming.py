@@ -110,6 +110,8 @@ def stream(config: RunConfig) -> dict[str, Any]:
     of_moments = method.of_moments
     assert of_moments  # checked at the door
     with joined() as ranks, contextlib.ExitStack() as held:
+        if not ranks.first:  # what is said is said once
+            logging.getLogger().setLevel(logging.ERROR)
         users = look(config, ranks)
         made_of = ranks.alone(lambda: described(config, users)) or {}
         found = ranks.alone(lambda: claim(config, ranks, made_of, held))
@@ -118,7 +120,7 @@ def stream(config: RunConfig) -> dict[str, Any]:
             by = f", by {ranks.size} processes" if ranks.size > 1 else ""
             log.info("%s%s: %s", of, by, target)
             if (idle := ranks.size - len(users.paths)) > 0:
-                log.warning("%d processes have no shard to work on; start fewer", idle)
+                log.warning("%d of %d processes have no shard; start fewer", idle, ranks.size)
         moments = shared(found, users, ranks)
         if moments is None:
             moments = measured(users, ranks)

@@ -173,11 +173,16 @@ def last_line(said):
 
 
 def test_more_ranks_than_shards_and_each_counts(shop, ranks):
-    keys = [*STREAM, "method=leace"]
-    assert [one.end()[0] for one in ranks(4, *keys, "output=four/")] == [0] * 4
+    keys = ["user_embedding=vectors/", "labels=labels.csv", "stream=on", "method=leace"]
+    lines = [f"{user},{label}" for user, label in enumerate(np.load("labels.npy"), 7)]
+    Path("labels.csv").write_text("\n".join(["user,gender", *lines]) + "\n")
+    ended = [one.end() for one in ranks(4, *keys, "output=four/")]
+    assert [code for code, *_ in ended] == [0] * 4
+    assert "taken row by row" in ended[0][1]
+    assert [said for _, said, _ in ended[1:]] == [""] * 3
     assert main.main([*keys, "output=one/"]) == 0
     np.testing.assert_allclose(whole("four"), whole("one"), rtol=1e-5, atol=1e-6)
-    assert "1 processes have no shard" in Path("four/stream.log").read_text()
+    assert "1 of 4 processes have no shard" in Path("four/stream.log").read_text()
     # the same again, where two shards are missing
     before = Path("four/part-1.npy").read_bytes()
     for number in (0, 1):
