@@ -39,7 +39,7 @@ class About:
         method: its key in METHODS.
         attribute: what was erased.
         users: how many with a label it was fitted on.
-        fitted_on: SHA-256 of the data or embedding.
+        fitted_on: SHA-256 of the data or embedding, or of a stream's moments.
     """
 
     method: str

@@ -2,13 +2,14 @@
 
 What leace and barycentre know of the users is a sum over them, the classes' moments (C classes, d
 dimensions: C d² numbers). So a first pass over the shards adds these up, and a second one writes
-every shard edited; neither holds more than a block. Of several processes (`torchrun`) each takes
-every so-manieth shard, and the sums go over all. In the output folder:
+every shard edited; neither holds more than a block. Of N processes (`torchrun`) number r takes the
+shards r, r + N, r + 2 N, ..., and the sums go over all. In the output folder:
 
-    NAME.npy        a shard a shard of the input, each written beside and renamed
-    moments.npz     counts (C,), means (C, d), scatters (C, d, d), numbers (C,) of the classes
-    manifest.json   what it is made of; then, once all is there, what came out
-    stream.log      what was printed, with times
+    NAME.npy            a shard a shard of the input, each written beside and renamed
+    moments.npz         counts (C,), means (C, d), scatters (C, d, d) and the classes' numbers (C,)
+    eraser.safetensors  leace's map, for users who come later (eraser=FILE)
+    manifest.json       what it is made of; then, once all is there, what came out
+    stream.log          what was printed, with times
 
 The manifest is there before the first shard. So the same command goes on where it was interrupted,
 with the same moments, whatever the number of processes; any other command is refused there.
@@ -28,13 +29,16 @@ import numpy as np
 import torch
 
 from data.dataset import UNKNOWN
+from data.tables.files import OWN_NAME
 from data.tables.formats import read_arrays
 from data.tables.labels import MOST_CLASSES, load_labels
 from data.tables.shards import ArrayFile, array_writer, block_bounds, is_whole, shard_paths
 from data.tables.user_table import FLOATS, check_values
 from methods import METHODS
 from methods.base import Edit
+from methods.eraser_files import About, save_eraser
 from methods.gaussian import Moments, outer
+from methods.leace import AffineEraser, Erasing
 from utils.config import RunConfig
 from utils.errors import UserError
 from utils.ranks import Ranks, joined
@@ -126,6 +130,7 @@ def stream(config: RunConfig) -> dict[str, Any]:
             moments = measured(users, ranks)
             ranks.alone(functools.partial(begin, target, made_of, moments, users))
         edit = ranks.agree(functools.partial(of_moments, moments))
+        ranks.alone(lambda: keep_eraser(config, users, edit))
         written = write(users, edit, target, ranks)
         ranks.alone(lambda: finish(target, users, written, time.perf_counter() - start))
     return {"config": asdict(config), "seconds": time.perf_counter() - start}
@@ -363,6 +368,17 @@ def begin(target: Path, made_of: Mapping[str, Any], moments: Moments, users: Use
         arrays = {name: getattr(moments, name) for name in ("counts", "means", "scatters")}
         np.savez(file, allow_pickle=False, numbers=users.numbers, **arrays)
     write_json(target / MANIFEST, {**made_of, "moments": file_checksum(target / MOMENTS)})
+
+
+def keep_eraser(config: RunConfig, users: Users, edit: Edit) -> None:
+    """Write the map that can be given to users who come later, if this is one."""
+    if isinstance(edit, Erasing):
+        target = Path(config.output or "")
+        widths = {OWN_NAME: users.dimensions}
+        known, moments = int(users.counts.sum()), file_checksum(target / MOMENTS)
+        about = About(config.method, config.attribute, known, moments)
+        eraser = AffineEraser(widths, edit.centre, edit.projection, {}, [])
+        save_eraser(target / "eraser.safetensors", eraser, about)
 
 
 def write(users: Users, edit: Edit, target: Path, ranks: Ranks) -> np.ndarray:

@@ -111,6 +111,13 @@ def test_far_from_the_origin_nothing_is_lost(shop, method, dtype, apart):
     np.testing.assert_allclose(whole("out"), in_memory(method), rtol=1e-7, atol=apart)
 
 
+def test_the_map_of_leace_edits_users_who_come_later(shop):
+    assert main.main([*STREAM, "method=leace", "output=out/"]) == 0
+    keys = ["eraser=out/eraser.safetensors", "user_embedding=vectors/part-1.npy"]
+    assert main.main([*keys, "output=later.npy"]) == 0
+    np.testing.assert_array_equal(np.load("later.npy"), np.load("out/part-1.npy"))
+
+
 def test_moments_of_parts_merge_to_those_of_all():
     x, labels = planted(500, scale=3.0, offset=1e6)
     labels[:200] = np.minimum(labels[:200], 1)  # nobody of the last class in the first parts
