@@ -303,7 +303,7 @@ def test_ctrl_c_that_is_to_be_ignored_is_ignored_from_the_start(workspace):
 def test_ctrl_c_in_an_attack(workspace, monkeypatch, capsys):
     assert main.main([*TINY, "epochs=1"]) == 0
 
-    def interrupted(*arguments):
+    def interrupted(*arguments, **keys):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(attack, "out_of_sample", interrupted)
