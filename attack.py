@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from data.dataset import Attribute
+from data.dataset import PLUS, Attribute
 from data.tables.files import load_table
 from methods import METHODS, ExperimentConfig
 from methods.checks import check_attack
@@ -112,7 +112,7 @@ def run_attack(config: AttackConfig) -> dict[str, Any]:
                 "environment": environment(torch.device("cpu")),
                 "checksums": target.checksums(),
             }
-            hidden = [config.attribute, *config.attribute.split("+")]
+            hidden = [config.attribute, *config.attribute.split(PLUS)]
             unlearned = config.method != "original" and config.inferred in hidden
             result["remarks"] = attack_remarks(result, original_result(config), unlearned)
             if config.fail_above is not None:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data.dataset import PLUS
 from methods.base import Fit, TopScorer
 from methods.eraser import Eraser, Labels, TransductiveEraser, UserTables, share_moved, side_by_side
 from utils.runs.checkpoint import FORGETFUL, Progress
@@ -43,7 +44,7 @@ def fit_several(
         parts: the attributes by name; of one alone the same as `labels`.
         tables, options, rng, scorer, threads, progress: as of every fit.
     """
-    name, several = "+".join(parts), len(parts) > 1
+    name, several = PLUS.join(parts), len(parts) > 1
     if not several or int(torch.bincount(labels[labels >= 0]).min()) >= FEWEST:
         eraser = fit(tables, {name: labels}, options, rng, scorer, threads, progress)
         if several:
