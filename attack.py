@@ -16,7 +16,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -47,7 +47,7 @@ from utils.errors import UserError
 from utils.messages import attack_remarks, command_for, describe_attack, describe_audit
 from utils.reproduction import renew_report
 from utils.runs.files import read_json_object, replace_file, write_json
-from utils.runs.folder import run_path
+from utils.runs.folder import first_default, run_path
 from utils.runs.locks import locked
 from utils.runs.logs import log_file
 from utils.runs.records import (
@@ -220,7 +220,7 @@ def audit_path(config: AttackConfig, target: Target) -> Path:
     parts += [
         f"{key.removeprefix('attack_').removeprefix('audit_')}-{value}"
         for key, value in audit_keys(config).items()
-        if value != getattr(AttackConfig, key) and key != "infer"
+        if value != getattr(AttackConfig, key)
     ]
     name = target.result.name.removesuffix("attack.json") + "-".join(["audit", *parts])
     return target.result.with_name(f"{name}.json")
@@ -251,17 +251,15 @@ def original_result(config: AttackConfig) -> dict[str, Any] | None:
         return None
     original = run_path(replace(config, method="original"), METHODS["original"].groups)
     found = saved_results(original / "attack.json").get(entry(config))
-    return found if found and settings_of(found) == identity(config, [Group.ATTACK]) else None
+    return found if found and same_settings(config, found) else None
 
 
-def settings_of(saved: dict[str, Any]) -> dict[str, Any]:
-    """Those of a saved attack; keys that came after it have the defaults that they came with."""
-    firsts = {
-        field.name: field.metadata["first"]
-        for field in fields(AttackConfig)
-        if field.metadata["group"] is Group.ATTACK
-    }
-    return firsts | saved["settings"]
+def same_settings(config: AttackConfig, saved: dict[str, Any]) -> bool:
+    """Whether an attack was saved with the config's; what it has no key for was of the default that
+    the key came with.
+    """
+    own = identity(config, [Group.ATTACK])
+    return {key: first_default(config, key) for key in own} | saved["settings"] == own
 
 
 def entry(config: AttackConfig) -> str:
@@ -279,7 +277,7 @@ def save(path: Path, config: AttackConfig, result: dict[str, Any]) -> None:
     old = content.get(entry(config))
     if (
         old
-        and settings_of(old) == new["settings"]
+        and same_settings(config, old)
         and old["checksums"] == new["checksums"]
         and old["users"].items() <= new["users"].items()
     ):

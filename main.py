@@ -116,7 +116,7 @@ class Data:
         table: somebody else's embedding; None where a dataset is given.
         attribute: the users' labels, if the method needs them.
         labels: the same on the run's device; -1, too, of those that the method isn't shown.
-        parts: the same of each attribute, by name, where it is of several.
+        parts: the same by attribute; of one alone, that one.
         checksums: of the files behind them.
     """
 

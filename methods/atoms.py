@@ -116,7 +116,7 @@ def with_sums(edited: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 def collapsed(z: np.ndarray, atoms: list[Atoms], bounds: list[Bounds]) -> np.ndarray:
     """What is seen of z (m, d): who is at an atom is at its middle."""
-    seen = z.copy()
+    seen = z.copy() if atoms else z
     for one, (low, high) in zip(atoms, bounds, strict=True):
         own = z[:, one.column]
         which = np.minimum(np.searchsorted(high, own), len(high) - 1)

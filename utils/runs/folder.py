@@ -88,7 +88,7 @@ def default(config: RunConfig | AttackConfig, key: str) -> Any:
     return getattr(type(config), key)
 
 
-def first_default(config: RunConfig, key: str) -> Any:
+def first_default(config: RunConfig | AttackConfig, key: str) -> Any:
     """The default that one of the config's keys came with."""
     fields = {field.name: field for field in dataclasses.fields(config)}
     return fields[key].metadata["first"]

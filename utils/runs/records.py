@@ -277,16 +277,13 @@ def has_audit(record: Record, config: AttackConfig, groups: Groups, run: str | N
 
 def audit_keys(config: AttackConfig) -> dict[str, Any]:
     """Keys that an audit depends on besides the attribute and the attackers."""
-    keys = identity(config, [Group.AUDIT]) | {
-        "attack_seed": config.attack_seed,
-        "infer": config.infer,
-    }
+    keys = identity(config, [Group.AUDIT]) | {"attack_seed": config.attack_seed}
     # whom an original's audit takes
     return keys if config.audit_whom == "everyone" else keys | {"labels_seen": config.labels_seen}
 
 
 def _audit_which(config: AttackConfig, groups: Groups) -> dict[str, Any]:
-    keys = audit_keys(config)
+    keys = audit_keys(config) | {"infer": config.infer}
     if config.attackers != AttackConfig.attackers:
         keys["attackers"] = list(config.attackers)
     settings = {key: value for key, value in keys.items() if value != getattr(AttackConfig, key)}
