@@ -16,7 +16,6 @@ Writes exp_results/tables/strangers.csv and .md; an hour for ML-1M on one core.
 import argparse
 import csv
 import importlib.util
-import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from scipy.sparse.linalg import svds
 from sklearn.decomposition import NMF, LatentDirichletAllocation
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_extraction.text import TfidfTransformer
+from threadpoolctl import threadpool_limits
 
 from data.dataset import load_attribute, load_dataset
 from methods import METHODS, ExperimentConfig
@@ -119,8 +119,7 @@ def available() -> list[str]:
 @contextmanager
 def quietly() -> Iterator[None]:
     """Sums that don't depend on the cores, and no warnings of libraries' own default iterations."""
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"
-    with warnings.catch_warnings():
+    with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # their iterations are their defaults
         warnings.simplefilter("ignore", RuntimeWarning)
         yield
