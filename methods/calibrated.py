@@ -84,10 +84,10 @@ CHUNK = 65_536
 class CalibratedOptions:
     """What calibrated can be told."""
 
-    calibrated_rho: Share = key(0.5)
+    calibrated_rho: Share = key(0.5, sweep=True)
     """calibrated: how far the classes' new means are turned from the drawn directions (0) towards
     the old differences (1), which moves the embedding least."""
-    calibrated_rounds: Natural = key(60)
+    calibrated_rounds: Natural = key(60, sweep=True)
     """calibrated: rounds of its cross-fitted polish."""
 
 

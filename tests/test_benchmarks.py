@@ -5,7 +5,8 @@ import sys
 import pytest
 import torch
 
-from benchmarks import naive, problems, run
+from benchmarks import frontier, naive, problems, run
+from methods import ExperimentConfig
 from utils.metrics import CUTOFFS, Candidates, evaluate
 from utils.seeds import torch_generator
 
@@ -86,3 +87,10 @@ def test_the_plain_epoch_has_every_pair_and_its_negatives(samples):
     assert len(rows) == 3 * len(pairs)
     assert {row[:2] for row in rows if row[2]} == set(pairs)
     assert not {row[:2] for row in rows if not row[2]} & set(pairs)
+
+
+def test_the_frontiers_audit_is_of_the_run():
+    config = ExperimentConfig(model="lgn", method="d2d", scope="served", seed=2, au_trade_off=0.01)
+    audit = frontier.audit_of(config)
+    assert (audit.attack, audit.model, audit.method, audit.seed) == ("audit", "lgn", "d2d", 2)
+    assert (audit.scope, audit.au_trade_off, audit.attackers) == ("served", 0.01, ("mlp", "xgb"))

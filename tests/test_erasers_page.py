@@ -1,24 +1,26 @@
 """The page of audited erasers counts what the rows say."""
 
+import json
+
 from utils.pages.parts import Grid
 from utils.pages.render import markdown
 from utils.reproduction.erasers import erasers_page
 from utils.runs import records
 
 
-def rows(folder, method, seed, scope, leakages, kept="0.99"):
+def rows(folder, method, seed, scope, leakages, kept="0.99", alpha="", **dial):
     """One audited run: a leakage a place, the null's bound 0.1 everywhere."""
-    run = f"{method}-{scope}-{seed}"
+    run = "-".join([method, scope, str(seed), alpha, *map(str, dial.values())])
     which = {
         "dataset": "ml-100k",
         "model": "ncf",
         "method": method,
         "attribute": "gender",
         "regularizer": "",
-        "au_trade_off": "",
+        "au_trade_off": alpha,
         "seed": str(seed),
     }
-    settings = "" if scope == "embedding" else f'{{"scope": "{scope}"}}'
+    settings = json.dumps(dial | ({} if scope == "embedding" else {"scope": scope}))
     record = records.runs(folder)
     blank = dict.fromkeys(record.columns, "0")
     record.add([blank | which | {"settings": settings, "seconds": "1.5", "run": run}])
@@ -28,7 +30,12 @@ def rows(folder, method, seed, scope, leakages, kept="0.99"):
     record.add(
         blank
         | which
-        | {"place": place, "folder": run, "attacker": "svm", "auc": str(0.5 - leakage)}
+        | {
+            "place": place,
+            "folder": f"{method}/{scope}/{seed}",
+            "attacker": "svm",
+            "auc": str(0.5 - leakage),
+        }
         | {"leakage": str(leakage), "null_95": "0.1", "p": "0.5", "users": "472", "kept": kept}
         | {"leaks": "yes" if leakage > 0.1 else "no", "run": run}
         for place, leakage in found.items()
@@ -60,3 +67,43 @@ def test_the_pages_rows_are_means_and_counts(tmp_path):
 
 def test_no_audits_no_page(tmp_path):
     assert erasers_page(tmp_path) == []
+
+
+def test_a_dial_moves_no_row_of_the_tables_and_is_a_point_of_the_frontier(tmp_path):
+    def of(leakage):
+        return {"gmf": leakage, "mlp": 0.02}
+
+    for seed in (0, 1):
+        rows(tmp_path, "original", seed, "embedding", of(0.25), kept="")
+        rows(tmp_path, "calibrated", seed, "served", of(0.09), "0.98")
+        rows(tmp_path, "calibrated", seed, "served", of(0.13), "0.99", calibrated_rounds=0)
+        rows(tmp_path, "d2d", seed, "served", of(0.3), "0.985", alpha="1e-06")
+        rows(tmp_path, "d2d", seed, "served", of(0.13 + seed / 50), "0.99", alpha="0.01")
+    rows(tmp_path, "u2u", 0, "embedding", of(0.01), "0.999")  # of one seed: no point
+    *_, tables, frontier, _ = erasers_page(tmp_path)
+
+    worst = next(part for part in tables.parts if isinstance(part, Grid))
+    shown = {row[0]: row[2] for row in worst.rows}
+    assert shown["Calibrated"] == "0.090 (0.090 to 0.090)"
+    assert shown["D2D-R"] == "0.300 (0.300 to 0.300)"
+
+    assert frontier.title == "Frontier: NMF on ML-100K, gender"
+    grid = next(part for part in frontier.parts if isinstance(part, Grid))
+    assert [row[:6] for row in grid.rows] == [
+        ["★", "Calibrated", "served", "", "-0.010 (-0.010 to -0.010)", "0 of 2"],
+        [
+            "★",
+            "Calibrated",
+            "served",
+            "`calibrated_rounds=0`",
+            "0.030 (0.030 to 0.030)",
+            "2 of 2",
+        ],
+        ["", "D2D-R", "served", "`au_trade_off=0.01`", "0.040 (0.030 to 0.050)", "2 of 2"],
+        ["", "D2D-R", "served", "", "0.200 (0.200 to 0.200)", "2 of 2"],
+    ]
+
+
+def test_no_dial_no_frontier(tmp_path):
+    rows(tmp_path, "calibrated", 0, "served", {"gmf": 0.04})
+    assert not [one for one in erasers_page(tmp_path) if one.title.startswith("Frontier")]

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from methods import METHODS
+from methods import METHODS, ExperimentConfig
 from utils.pages.parts import Grid, Section, Tone
+from utils.reproduction.frontier import frontier_sections
 from utils.reproduction.results import block_title
 from utils.runs import records
 
@@ -23,9 +24,9 @@ INTRODUCTION = (
     "attack.py --config FILE` with configs/erasers_ml100k.json and erasers_audit_ml100k.json, "
     "erasers_ml1m.json and erasers_audit_ml1m.json, on two CPU cores (AMD EPYC without AVX-512), "
     "but for LightGCN's Original, D2D-R (`embedding`), Retrain and Adv-InT on ML-1M, of an H200; "
-    "this page by `python -m utils.reproduction`. The methods' settings are their defaults "
-    "everywhere. All audits have the same halves (`attack_seed=0`), and models of different seeds "
-    "share their users: seeds are no independent samples of people.",
+    "this page by `python -m utils.reproduction`. The methods' settings are their defaults, but in "
+    "the last sections, the frontiers. All audits have the same halves (`attack_seed=0`), and "
+    "models of different seeds share their users: seeds are no independent samples of people.",
 )
 
 WORST = (
@@ -77,7 +78,8 @@ def erasers_page(folder: Path) -> list[Section]:
     return [
         Section(title, list(INTRODUCTION)),
         Section("Methods", list(METHODS_SAID)),
-        *_blocks(audits),
+        *_blocks(audits[audits["dial"] == ""]),
+        *frontier_sections(audits[audits["place"] == records.ALL_PLACES]),
         Section("Limits", list(LIMITS)),
     ]
 
@@ -168,7 +170,10 @@ def _frame(folder: Path) -> pd.DataFrame:
         audits[column] = pd.to_numeric(audits[column])
     audits["leaks"] = audits["leaks"] == "yes"
     settings = [json.loads(runs.get(run, {}).get("settings") or "{}") for run in audits["run"]]
-    audits["scope"] = [one.get("scope", "embedding") for one in settings]
+    audits["scope"] = [one.pop("scope", "embedding") for one in settings]
+    audits["dial"] = [
+        _dial(one, alpha) for one, alpha in zip(settings, audits["au_trade_off"], strict=True)
+    ]
     audits["seconds"] = [float(runs.get(run, {}).get("seconds", "nan")) for run in audits["run"]]
     edited = audits["method"].map(lambda method: METHODS[method].fit is not None)
     audits["seconds"] = audits["seconds"].where(edited)
@@ -176,3 +181,10 @@ def _frame(folder: Path) -> pd.DataFrame:
     which = ["run", "attribute"]  # an original has one audit an attribute
     worst = places.loc[places.groupby(which)["leakage"].idxmax(), [*which, "place"]]
     return audits.merge(worst.rename(columns={"place": "place_of_worst"}), on=which)
+
+
+def _dial(settings: dict[str, Any], alpha: str) -> str:
+    """What a run was told beside its scope, as on the command line."""
+    if alpha and float(alpha) != ExperimentConfig.au_trade_off:
+        settings = settings | {"au_trade_off": alpha}
+    return " ".join(f"{key}={value}" for key, value in sorted(settings.items()))

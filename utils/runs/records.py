@@ -117,7 +117,11 @@ def attacks(folder: str | Path) -> Record:
 
 
 def audits(folder: str | Path) -> Record:
-    """The record of audits in a folder: a row a place, and one of all places together."""
+    """The record of audits in a folder: a row a place, and one of all places together.
+
+    Runs that differ in a method's settings follow one another in one folder: the run tells their
+    audits apart.
+    """
     which = (*WHICH, "settings", "place", "folder")
     outcome = (
         "attacker",
@@ -131,7 +135,8 @@ def audits(folder: str | Path) -> Record:
         "users",
         "kept",
     )
-    return Record(Path(folder) / "audits.csv", (*which, *outcome, "commit", "run"), which)
+    columns = (*which, *outcome, "commit", "run")
+    return Record(Path(folder) / "audits.csv", columns, (*which, "run"))
 
 
 def check_recordable(config: RunConfig | AttackConfig) -> None:
