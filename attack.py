@@ -177,7 +177,12 @@ def run_audit(config: AttackConfig) -> dict[str, Any]:
                 add_audit(record, config, groups, result, run_key(folder) or "")
             describe_audit(result)
             log.info("  the page: %s", page)
-            if result["verdict"]["leaks"] and (config.method, config.scope) != REMEDY:
+            shards = bool(file) and target.path.is_dir()  # which calibrated doesn't stream
+            if (
+                result["verdict"]["leaks"]
+                and (config.method, config.scope) != REMEDY
+                and not shards
+            ):
                 log.info("Next: %s", remedy(config))
     return result
 

@@ -173,7 +173,13 @@ def check_attack(config: AttackConfig) -> None:
         raise UserError(f"labels {config.labels} belongs to user_embedding=FILE, which is missing")
     if config.table and not config.user_embedding:
         raise UserError("table belongs to user_embedding=FILE, which is missing")
-    if config.user_embedding:
+    if config.user_embedding and Path(config.user_embedding).is_dir():
+        if config.attack != "audit":
+            raise UserError(
+                f"user_embedding {config.user_embedding} is a folder of shards; add attack=audit, "
+                "which draws users from them, or name one file"
+            )
+    elif config.user_embedding:
         format_of(Path(config.user_embedding))
     if config.user_embedding and config.place != AttackConfig.place:
         raise UserError(

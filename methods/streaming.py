@@ -39,7 +39,7 @@ from methods.base import Edit
 from methods.eraser_files import About, save_eraser
 from methods.gaussian import Moments, outer
 from methods.leace import AffineEraser, Erasing
-from utils.config import RunConfig
+from utils.config import AttackConfig, RunConfig
 from utils.errors import UserError
 from utils.ranks import Ranks, joined
 from utils.runs.files import file_checksum, read_json_object, replace_file, write_json
@@ -93,12 +93,15 @@ class Users:
         """Vectors (n, d) float64 and classes (n,) int64, 0 .. C-1 or -1, of one of this rank's
         shards.
         """
-        file, labels = self.files[shard], self.labels[shard]
+        file = self.files[shard]
+        for start, stop in block_bounds(*file.shape):
+            yield file.rows(start, stop).astype(np.float64), self.classes(shard, start, stop)
+
+    def classes(self, shard: int, start: int, stop: int) -> np.ndarray:
+        """(stop - start,) int64 classes, 0 .. C-1 or -1, of some of a shard's users."""
         known = np.full(MOST_CLASSES + 1, UNKNOWN)  # the last one is that of every negative number
         known[self.numbers] = np.arange(len(self.numbers))
-        for start, stop in block_bounds(*file.shape):
-            x = file.rows(start, stop).astype(np.float64)
-            yield x, known[np.maximum(labels(start, stop).astype(int), -1)]
+        return known[np.maximum(self.labels[shard](start, stop).astype(int), -1)]
 
 
 def stream(config: RunConfig) -> dict[str, Any]:
@@ -136,7 +139,7 @@ def stream(config: RunConfig) -> dict[str, Any]:
     return {"config": asdict(config), "seconds": time.perf_counter() - start}
 
 
-def look(config: RunConfig, ranks: Ranks) -> Users:
+def look(config: RunConfig | AttackConfig, ranks: Ranks) -> Users:
     """Headers of all shards, and which classes there are; each rank opens its own alone."""
     assert config.user_embedding
     paths = ranks.agree(lambda: shard_paths(Path(config.user_embedding or "")))
@@ -201,7 +204,10 @@ def check_widths(files: Mapping[int, ArrayFile], shapes: np.ndarray, first: Path
 
 
 def labels_of(
-    config: RunConfig, paths: Sequence[Path], files: Mapping[int, ArrayFile], shapes: np.ndarray
+    config: RunConfig | AttackConfig,
+    paths: Sequence[Path],
+    files: Mapping[int, ArrayFile],
+    shapes: np.ndarray,
 ) -> tuple[dict[int, Rows], Sequence[str]]:
     """Labels of this rank's shards, and the classes' names if the file has some.
 
@@ -258,7 +264,7 @@ def count(labels: np.ndarray, path: Path) -> np.ndarray:
     return np.bincount(known.astype(int), minlength=MOST_CLASSES)
 
 
-def check_classes(config: RunConfig, numbers: np.ndarray) -> None:
+def check_classes(config: RunConfig | AttackConfig, numbers: np.ndarray) -> None:
     """Refuse an attribute that tells nobody apart."""
     if len(numbers) < 2:
         raise UserError(

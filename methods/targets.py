@@ -2,6 +2,7 @@
 an audit all else that is known of these users.
 """
 
+import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -23,6 +24,7 @@ from data.tables.labels import load_labels
 from data.tables.run_files import load_embedding, load_lists, load_places, load_users
 from data.tables.user_table import UserTable, check_float32
 from methods import METHODS, ExperimentConfig
+from methods.shard_sample import sample_of_shards
 from utils.audit.audit import Subject
 from utils.audit.baselines import history_baselines, list_vectors
 from utils.audit.utility import METRICS
@@ -58,10 +60,11 @@ class Target:
 
     def checksums(self) -> dict[str, str]:
         """SHA-256 of all that the result depends on besides the config."""
-        return {
-            "user_embedding": file_checksum(self.path),
-            "labels": self.attribute.checksum,
-        }
+        if self.path.is_dir():  # shards: of what was drawn from them
+            embedding = hashlib.sha256(self.embedding.tobytes()).hexdigest()
+        else:
+            embedding = file_checksum(self.path)
+        return {"user_embedding": embedding, "labels": self.attribute.checksum}
 
 
 def target_run(config: AttackConfig, folder: Path) -> Target:
@@ -147,7 +150,14 @@ def check_data(prepared: Path, folder: Path) -> None:
 
 
 def subject_of_file(config: AttackConfig, path: Path) -> tuple[Target, Subject]:
-    """Every user table of a file; nothing more is known of its users."""
+    """Every user table of a file, or users of a folder of shards; nothing more is known of them."""
+    if path.is_dir():
+        sample = sample_of_shards(config)
+        check_float32(path, sample.vectors)
+        beside = [path.with_name(f"{path.name}.attack{ending}") for ending in (".json", ".log")]
+        target = Target(str(path), path, sample.vectors, sample.attribute, *beside)
+        places = {DEFAULT_PLACE: sample.vectors}
+        return target, subject_of(sample.attribute, places, treatment=sample.said)
     tables = load_tables(path, config.table)
     target = target_file(config, path, tables[0])
     for table in tables[1:]:

@@ -1,5 +1,6 @@
 """stream=on: the in-memory results from blocks, by one process or several; faults in one line."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -12,12 +13,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import attack
 import main
 from data.tables.shards import ArrayFile
 from methods.barycentre import to_barycentre
 from methods.gaussian import Moments
 from methods.leace import least_squares, of_moments
+from methods.shard_sample import drawn, sample_of_shards
+from methods.streaming import look
 from tests.forked import one_of
+from utils.config import AttackConfig
+from utils.ranks import joined
 
 PROJECT = Path(__file__).resolve().parents[1]
 SIZES = (700, 90, 333)
@@ -377,3 +383,77 @@ def test_shards_without_users_and_of_other_byte_orders(shop):
     assert main.main([*STREAM, "method=leace", "output=out/"]) == 0
     np.testing.assert_allclose(whole("out"), in_memory("leace"), rtol=1e-6, atol=1e-6)
     assert ArrayFile.open(Path("out/part-3.npy")).shape == (0, 6)
+
+
+AUDIT = ["attack=audit", "user_embedding=vectors/", "labels=labels/", 'attackers=["logistic"]']
+
+
+def audited():
+    """The audit's result, moved out of the next one's way."""
+    (path,) = Path().glob("vectors.audit*.json")
+    return json.loads(path.rename("last.json").read_text())
+
+
+def test_an_audit_of_shards_is_that_of_the_users_in_one_file(shop, capsys):
+    """Where it takes all of them."""
+    assert attack.main([*AUDIT, "audit_permutations=99"]) == 0
+    of_shards = audited()
+    assert "Next:" not in capsys.readouterr().out  # no method that would stand it streams
+    whole = [AUDIT[0], "user_embedding=vectors.npy", "labels=labels.npy", AUDIT[3]]
+    assert attack.main([*whole, "audit_permutations=99", "audit_users=100000"]) == 0
+    assert of_shards["verdict"] == audited()["verdict"]
+    labels = np.load("labels.npy")
+    known, users = (labels >= 0).sum(), sum(SIZES)
+    said = f"Audited are {known} users, drawn at random from the {known} of known label of {users}"
+    assert of_shards["treatment"] == f"{said} in 3 shards."
+
+
+def test_users_of_shards_are_drawn_alike_whatever_the_blocks(shop, monkeypatch):
+    config = AttackConfig(
+        attack="audit", user_embedding="vectors/", labels="labels/", audit_users=200
+    )
+    first = sample_of_shards(config)
+    monkeypatch.setattr("data.tables.shards.BLOCK", 1000)
+    again = sample_of_shards(config)
+    np.testing.assert_array_equal(first.vectors, again.vectors)
+    np.testing.assert_array_equal(first.attribute.labels, again.attribute.labels)
+    other = sample_of_shards(dataclasses.replace(config, attack_seed=1))
+    assert not np.array_equal(first.vectors, other.vectors)
+
+    labels, table = np.load("labels.npy"), np.load("vectors.npy")
+    rows = [int(np.flatnonzero((table == one).all(1))[0]) for one in first.vectors]
+    assert len(rows) == len(set(rows)) == 200 and rows == sorted(rows)
+    assert (labels[rows] == first.attribute.labels).all()
+
+
+def test_every_user_of_shards_is_as_likely_to_be_drawn(shop):
+    """Of 50 draws of 200 of n users each is there in 50 · 200 / n, give or take."""
+    config = AttackConfig(
+        attack="audit", user_embedding="vectors/", labels="labels/", audit_users=200
+    )
+    with joined() as ranks:
+        users = look(config, ranks)
+    counts = np.zeros((3, max(SIZES)))
+    for seed in range(50):
+        for shard, row in drawn(users, 200, seed)[0]:
+            counts[shard, row] += 1
+    labels = np.split(np.load("labels.npy"), np.cumsum(SIZES)[:-1])
+    known = np.concatenate([counts[i, : len(one)][one >= 0] for i, one in enumerate(labels)])
+    assert counts.sum() == known.sum() == 50 * 200
+    share = 200 / len(known)
+    statistic = ((known - 50 * share) ** 2).sum() / (50 * share * (1 - share))
+    assert abs(statistic - len(known)) < 5 * np.sqrt(2 * len(known))
+    assert statistic > 0  # not the same number for all
+
+
+def test_an_attack_reads_one_file_and_an_audit_names_a_damaged_shard(shop, capsys):
+    assert attack.main([AUDIT[1], AUDIT[2]]) == 2
+    assert "vectors/ is a folder of shards; add attack=audit" in capsys.readouterr().err
+    content = Path("vectors/part-1.npy").read_bytes()
+    Path("vectors/part-1.npy").write_bytes(content[:-8])
+    assert attack.main(AUDIT) == 2
+    assert "vectors/part-1.npy is cut short" in capsys.readouterr().err
+    table = np.load("vectors/part-0.npy")
+    np.save("vectors/part-1.npy", np.full((SIZES[1], table.shape[1]), np.nan, np.float32))
+    assert attack.main(AUDIT) == 2
+    assert "vectors/part-1.npy: row" in capsys.readouterr().err

@@ -244,7 +244,8 @@ class AttackConfig:
     """Exit code 3 where the worst attacker's leakage |AUC - 0.5| is above this number, or above the
     95th percentile of the null ("null-95"); null = never."""
     audit_users: Annotated[Count, Field(ge=8)] = key(20_000, Group.AUDIT)
-    """attack "audit": the most users that take part; of more so many are drawn."""
+    """attack "audit": the most users that take part; of more so many are drawn. user_embedding may
+    then be a folder of .npy shards."""
     audit_permutations: Annotated[Count, Field(ge=19, le=99_999)] = key(1999, Group.AUDIT)
     """attack "audit": permutations of the tested users' labels that make the null."""
     audit_whom: Literal["everyone", "unseen"] = key("everyone", Group.AUDIT, sweep=True)
