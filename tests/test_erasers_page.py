@@ -69,41 +69,38 @@ def test_no_audits_no_page(tmp_path):
     assert erasers_page(tmp_path) == []
 
 
-def test_a_dial_moves_no_row_of_the_tables_and_is_a_point_of_the_frontier(tmp_path):
-    def of(leakage):
-        return {"gmf": leakage, "mlp": 0.02}
+def test_the_frontiers_stars_are_of_points_that_none_beats(tmp_path):
+    def of(leakage, lists=0.02):
+        return {"gmf": leakage, "mlp": 0.02, "lists": lists}
 
+    rows(tmp_path, "calibrated", 0, "served", of(0.05))
+    folder = tmp_path / "frontier"
     for seed in (0, 1):
-        rows(tmp_path, "original", seed, "embedding", of(0.25), kept="")
-        rows(tmp_path, "calibrated", seed, "served", of(0.09), "0.98")
-        rows(tmp_path, "calibrated", seed, "served", of(0.13), "0.99", calibrated_rounds=0)
-        rows(tmp_path, "d2d", seed, "served", of(0.3), "0.985", alpha="1e-06")
-        rows(tmp_path, "d2d", seed, "served", of(0.13 + seed / 50), "0.99", alpha="0.01")
-    rows(tmp_path, "u2u", 0, "embedding", of(0.01), "0.999")  # of one seed: no point
+        rows(folder, "original", seed, "embedding", of(0.25), kept="")
+        rows(folder, "calibrated", seed, "served", of(0.09, 0.3), "0.98")
+        rows(folder, "calibrated", seed, "served", of(0.13), "0.99", calibrated_rounds=0)
+        rows(folder, "d2d", seed, "served", of(0.3), "0.985", alpha="1e-06")
+        rows(folder, "d2d", seed, "served", of(0.13 + seed / 50), "0.99", alpha="0.01")
+    rows(folder, "calibrated", 2, "served", of(0.49), "0.98")  # a seed that the others haven't
     *_, tables, frontier, _ = erasers_page(tmp_path)
 
     worst = next(part for part in tables.parts if isinstance(part, Grid))
-    shown = {row[0]: row[2] for row in worst.rows}
-    assert shown["Calibrated"] == "0.090 (0.090 to 0.090)"
-    assert shown["D2D-R"] == "0.300 (0.300 to 0.300)"
-
+    assert [(row[0], row[2]) for row in worst.rows] == [("Calibrated", "0.050")]  # of its own rows
     assert frontier.title == "Frontier: NMF on ML-100K, gender"
+    assert frontier.parts[1] == "Seeds 0, 1."
     grid = next(part for part in frontier.parts if isinstance(part, Grid))
-    assert [row[:6] for row in grid.rows] == [
-        ["★", "Calibrated", "served", "", "-0.010 (-0.010 to -0.010)", "0 of 2"],
-        [
-            "★",
-            "Calibrated",
-            "served",
-            "`calibrated_rounds=0`",
-            "0.030 (0.030 to 0.030)",
-            "2 of 2",
-        ],
-        ["", "D2D-R", "served", "`au_trade_off=0.01`", "0.040 (0.030 to 0.050)", "2 of 2"],
-        ["", "D2D-R", "served", "", "0.200 (0.200 to 0.200)", "2 of 2"],
+    assert [[*row[:2], *row[3:7]] for row in grid.rows] == [
+        ["★", "Calibrated", "", "-0.010 (-0.010 to -0.010)", "0 of 2", "0.200"],
+        ["★", "Calibrated", "`calibrated_rounds=0`", "0.030 (0.030 to 0.030)", "2 of 2", "-0.080"],
+        ["", "D2D-R", "`au_trade_off=0.01`", "0.040 (0.030 to 0.050)", "2 of 2", "-0.080"],
+        ["", "D2D-R", "", "0.200 (0.200 to 0.200)", "2 of 2", "-0.080"],
     ]
+    assert grid.rows[0][7] == "98.0% (98.0% to 98.0%)"
 
 
-def test_no_dial_no_frontier(tmp_path):
+def test_a_dial_moves_no_row_of_the_tables(tmp_path):
     rows(tmp_path, "calibrated", 0, "served", {"gmf": 0.04})
-    assert not [one for one in erasers_page(tmp_path) if one.title.startswith("Frontier")]
+    rows(tmp_path, "calibrated", 1, "served", {"gmf": 0.3}, calibrated_rounds=0)
+    *_, section, _ = erasers_page(tmp_path)
+    worst = next(part for part in section.parts if isinstance(part, Grid))
+    assert worst.rows[0][2] == "0.040"

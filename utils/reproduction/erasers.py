@@ -69,7 +69,7 @@ def erasers_page(folder: Path) -> list[Section]:
     """The page's sections, the first its title; none where there are no audits.
 
     Args:
-        folder: holds audits.csv and runs.csv.
+        folder: holds audits.csv and runs.csv; the frontier's are in frontier/.
     """
     audits = _frame(folder)
     if audits.empty:
@@ -79,7 +79,7 @@ def erasers_page(folder: Path) -> list[Section]:
         Section(title, list(INTRODUCTION)),
         Section("Methods", list(METHODS_SAID)),
         *_blocks(audits[audits["dial"] == ""]),
-        *frontier_sections(audits[audits["place"] == records.ALL_PLACES]),
+        *frontier_sections(_frame(folder / "frontier")),
         Section("Limits", list(LIMITS)),
     ]
 

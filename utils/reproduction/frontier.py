@@ -1,6 +1,7 @@
 """What each method and dial hides, and what that costs: which points are beaten by none."""
 
 from collections.abc import Iterator
+from statistics import fmean
 from typing import NamedTuple
 
 import pandas as pd
@@ -8,28 +9,34 @@ import pandas as pd
 from methods import METHODS
 from utils.pages.parts import Grid, Section
 from utils.reproduction.results import block_title
+from utils.runs.records import ALL_PLACES
 
 SAID = (
-    "A dial is one of a method's settings, turned away from its default: rows by `python -m "
-    "benchmarks.frontier`, which runs and audits configs/frontier.json, all else as above. **Over "
-    "chance**: |AUC - 0.5| of the worst attacker at the worst place, less what the worst finds by "
-    "chance (95 %), mean over the seeds (least to most); at 0 or below nothing is found. A star: "
-    "no other point hides more and keeps more of NDCG@10 at once. Means over so few seeds, of the "
-    "same users, make no exact order, and no default was changed by them."
+    "A dial is one of a method's settings, turned away from its default. The rows: "
+    "frontier/audits.csv beside this page, by `python -m benchmarks.frontier`, which runs and "
+    "audits configs/frontier.json, every point of a seed from the same original. **Over chance**: "
+    "|AUC - 0.5| of the worst attacker at a place, less what the worst finds there by chance "
+    "(95 %), the largest of the places but the lists; mean over the seeds (least to most). At 0 or "
+    "below nothing is found. **Lists**: the same of the top-20 lists, which tell of the history "
+    "whatever the vectors are. A star: no other point hides more of what vectors and scores tell "
+    "and keeps more of NDCG@10 at once. Means over so few seeds, of the same users, make no exact "
+    "order; no default was changed by them."
 )
+LISTS = "lists"
 
 
 class Point(NamedTuple):
-    """One method, scope and dial; means over the block's seeds.
+    """One method, scope and dial, over the block's seeds.
 
     Attributes:
         method: its title.
         scope: what was edited.
         dial: the settings other than the defaults; empty for none.
-        over: leakage less the null's 95 %, a seed a value.
-        leaks: in how many of the seeds.
-        kept: share of the original's NDCG@10.
-        seconds: of the edit.
+        over: leakage less the null's 95 % at the worst place but the lists, a seed a value.
+        leaks: in how many of the seeds one of these places leaks.
+        lists: leakage less the null's 95 % of the lists, mean.
+        kept: share of the original's NDCG@10, a seed a value.
+        seconds: of the edit, mean.
     """
 
     method: str
@@ -37,71 +44,71 @@ class Point(NamedTuple):
     dial: str
     over: tuple[float, ...]
     leaks: int
-    kept: float
+    lists: float
+    kept: tuple[float, ...]
     seconds: float
 
     @property
-    def mean(self) -> float:
-        return sum(self.over) / len(self.over)
+    def at(self) -> tuple[float, float]:
+        """What is found, and what is lost: both the less the better."""
+        return fmean(self.over), -fmean(self.kept)
 
     def beats(self, other: "Point") -> bool:
         """As good in both, and better in one."""
-        better = self.mean < other.mean or self.kept > other.kept
-        return self.mean <= other.mean and self.kept >= other.kept and better
+        pairs = list(zip(self.at, other.at, strict=True))
+        return all(own <= its for own, its in pairs) and any(own < its for own, its in pairs)
 
 
 def frontier_sections(audits: pd.DataFrame) -> Iterator[Section]:
-    """A section a dataset, model and attribute on which a dial was turned.
+    """A section a dataset, model and attribute.
 
     Args:
-        audits: rows of all places together, with columns dial, scope, seconds beside the record's.
+        audits: a row a place, with columns dial, scope and seconds beside the record's.
     """
     for (dataset, model, attribute), block in audits.groupby(["dataset", "model", "attribute"]):
-        if not block["dial"].any():
-            continue
         seeds, points = points_of(block)
         title = f"Frontier: {block_title(dataset, model)}, {attribute}"
         yield Section(title, [SAID, f"Seeds {', '.join(seeds)}.", _grid(points)])
 
 
 def points_of(block: pd.DataFrame) -> tuple[list[str], list[Point]]:
-    """The seeds that are common to all, and the points, those that hide most first.
-
-    What was run on one seed alone, where a dial was run on more, is left out.
-    """
-    edited = block[block["kept"].notna()]
-    by_point = dict(list(edited.groupby(["method", "scope", "dial"])))
-    some = 1 if max(len(group) for group in by_point.values()) == 1 else 2
-    by_point = {which: group for which, group in by_point.items() if len(group) >= some}
-    seeds = set.intersection(*(set(group["seed"]) for group in by_point.values()))
+    """The seeds that are common to all, and the points, those that hide most first."""
+    block = block[block["kept"].notna() & (block["place"] != ALL_PLACES)]
+    by_point = list(block.groupby(["method", "scope", "dial"]))
+    seeds = set.intersection(*(set(group["seed"]) for _, group in by_point))
     points = []
-    for (method, scope, dial), group in by_point.items():
-        own = group[group["seed"].isin(seeds)]
+    for (method, scope, dial), group in by_point:
+        group = group[group["seed"].isin(seeds)].sort_values("seed")
+        over = group["leakage"] - group["null_95"]
+        vectors = group["place"] != LISTS
+        runs = group.groupby("seed")
         points.append(
             Point(
                 METHODS[method].title,
                 scope,
                 dial,
-                tuple(own["leakage"] - own["null_95"]),
-                int(own["leaks"].sum()),
-                float(own["kept"].mean()),
-                float(own["seconds"].mean()),
+                tuple(over[vectors].groupby(group["seed"]).max()),
+                int(group["leaks"][vectors].groupby(group["seed"]).any().sum()),
+                float(over[~vectors].mean()),
+                tuple(runs["kept"].first()),
+                float(runs["seconds"].first().mean()),
             )
         )
-    return sorted(seeds, key=int), sorted(points, key=lambda point: point.mean)
+    return sorted(seeds, key=int), sorted(points, key=lambda point: point.at)
 
 
 def _grid(points: list[Point]) -> Grid:
-    header = ["", "Method", "scope", "Dial", "Over chance", "Leaks", "NDCG@10", "Seconds"]
+    header = ["", "Method", "scope", "Dial", "Over chance", "Leaks", "Lists", "NDCG@10", "Seconds"]
     rows = [
         [
             "" if any(other.beats(point) for other in points) else "★",
             point.method,
             point.scope,
             f"`{point.dial}`" if point.dial else "",
-            f"{point.mean:.3f} ({min(point.over):.3f} to {max(point.over):.3f})",
+            f"{fmean(point.over):.3f} ({min(point.over):.3f} to {max(point.over):.3f})",
             f"{point.leaks} of {len(point.over)}",
-            f"{point.kept:.1%}",
+            f"{point.lists:.3f}",
+            f"{fmean(point.kept):.1%} ({min(point.kept):.1%} to {max(point.kept):.1%})",
             f"{point.seconds:.1f}",
         ]
         for point in points
