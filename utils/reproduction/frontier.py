@@ -20,7 +20,7 @@ SAID = (
     "below nothing is found. **Lists**: the same of the top-20 lists, which tell of the history "
     "whatever the vectors are. A star: no other point hides more of what vectors and scores tell "
     "and keeps more of NDCG@10 at once. Means over so few seeds, of the same users, make no exact "
-    "order; no default was changed by them."
+    "order; no default was changed by them. Seconds: one thread beside other work."
 )
 LISTS = "lists"
 
