@@ -10,6 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from utils.start import same_sums
+
+same_sums()  # as the commands begin
+
 N_USERS, N_ITEMS, PER_USER = 80, 160, 24
 
 PROCESSES = ("attack", "audit", "failures", "interruption", "streaming", "streams", "structure")
