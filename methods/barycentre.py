@@ -12,13 +12,15 @@ all first (methods.gaussian), so that some of its difference stays.
 """
 
 import time
-from dataclasses import dataclass
 
 import numpy as np
 
 from methods.base import Method, TopScorer
 from methods.eraser import Labels, TransductiveEraser, UserTables, apart, share_moved, side_by_side
-from methods.gaussian import Moments, barycentre, shrunk, transport
+from methods.gaussian import ClassMaps, Moments, shrunk
+from methods.partition import pooled
+from methods.passes import Streamed
+from methods.passes import moments as learn_moments
 from utils.runs.checkpoint import FORGETFUL, Progress
 from utils.threads import Threads
 
@@ -44,41 +46,12 @@ def fit(
     return TransductiveEraser(dict(tables), apart(edited, tables), record, [])
 
 
-@dataclass(frozen=True)
-class ToBarycentre:
-    """The classes' maps to their common Gaussian.
-
-    Attributes:
-        centre: (d,), where all classes go.
-        means: (C, d), where they are.
-        maps: (C, d, d), of what is left without the mean.
-    """
-
-    centre: np.ndarray
-    means: np.ndarray
-    maps: np.ndarray
-
-    def __call__(self, x: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """(n, d) float64, edited; users of unknown label stay.
-
-        Args:
-            x: (n, d) float64.
-            labels: (n,) int64, -1 where unknown.
-        """
-        edited = x.copy()
-        for c, (mean, own) in enumerate(zip(self.means, self.maps, strict=True)):
-            users = np.flatnonzero(labels == c)
-            edited[users] = self.centre + (x[users] - mean) @ own
-        return edited
-
-
-def to_barycentre(moments: Moments) -> ToBarycentre:
+def to_barycentre(moments: Moments) -> ClassMaps:
     """The maps of classes with these moments, each with a user."""
-    p = moments.shares
     covariances, _ = shrunk(moments.covariances(), moments.counts)
-    common = barycentre(covariances, p)
-    maps = np.array([transport(own, common) for own in covariances])
-    return ToBarycentre(p @ moments.means, moments.means, maps)
+    return pooled(moments.shares, moments.means, covariances).maps
 
 
-METHOD = Method("Gaussian barycentre", fit=fit, of_moments=to_barycentre)
+METHOD = Method(
+    "Gaussian barycentre", fit=fit, streamed=Streamed(learn_moments, Moments, to_barycentre)
+)

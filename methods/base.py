@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from methods.eraser import Eraser, Labels, UserTables
-from methods.gaussian import Moments
+from methods.passes import Streamed
 from models.base import EmbeddingScorer
 from models.training.step import Penalty
 from utils.config import Group, RunConfig
@@ -26,10 +26,6 @@ TopScorer = Callable[[int], EmbeddingScorer]
 
 PenaltyFactory = Callable[[Tensor, int, Any, torch.Generator], Penalty]
 """Labels (n_users,), embedding size, options, generator -> what is added to the training loss."""
-
-
-Edit = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""Any users' vectors (n, d) float64 and labels (n,) int64, -1 unknown -> vectors, edited."""
 
 
 class Fit(Protocol):
@@ -65,15 +61,15 @@ class Method:
         options: a frozen dataclass of config keys with the prefix of the method; None for none.
         fit: of a method that edits the finished user embedding.
         penalty: of an in-training method.
-        of_moments: of a method that edits each user by what is known of the classes' moments alone,
-            so that it can go through users in blocks.
+        streamed: of a method that can go through users in blocks, since sums over them are all that
+            it needs.
     """
 
     title: str
     options: type | None = None
     fit: Fit | None = None
     penalty: PenaltyFactory | None = None
-    of_moments: Callable[[Moments], Edit] | None = None
+    streamed: Streamed | None = None
 
     @property
     def groups(self) -> frozenset[Group | type]:

@@ -47,22 +47,23 @@ from methods.atoms import (
     with_sums,
 )
 from methods.base import Method, TopScorer
+from methods.calibrated_passes import ToGroups, learn
 from methods.eraser import Labels, TransductiveEraser, UserTables, apart, share_moved, side_by_side
-from methods.gaussian import (
-    FLOOR,
-    barycentre,
-    class_covariances,
-    covariance,
-    power,
-    transport,
+from methods.gaussian import FLOOR, class_covariances, covariance, power
+from methods.partition import (
+    MOST,
+    QUANTILES,
+    pooled,
+    squared_lengths,
+    to_groups,
+    tyler_shape,
 )
+from methods.passes import Streamed, Users
 from utils.errors import UserError
 from utils.runs.checkpoint import FORGETFUL, Progress
 from utils.schema import CHECKED, Natural, Share, key
 from utils.threads import Threads
 
-TYLER_ROUNDS = 30
-QUANTILES = 201
 FOLDS = 5
 FEATURES = 400
 """Random Fourier features of a view."""
@@ -74,8 +75,6 @@ FREQUENCIES = (0.7, 1.5, 3.0)
 """Of these, in turn."""
 RIDGE = {"linear": 10.0, "kernel": 1.0}
 STEP = 0.7
-MOST = 20_000
-"""Users that a ridge, or a shape, is fitted on; all are moved."""
 CHUNK = 65_536
 """Users whose features are held at once."""
 
@@ -186,13 +185,7 @@ def fit(
 def tyler_radius(centred: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """(n,) lengths under Tyler's shape matrix, geometric mean 1."""
     some = centred if len(centred) <= MOST else centred[rng.choice(len(centred), MOST, False)]
-    shape = covariance(some)
-    for _ in range(TYLER_ROUNDS):
-        squared = np.einsum("ij,ij->i", some @ power(shape, -1), some)
-        squared = np.maximum(squared, FLOOR * squared.max())
-        shape = (some / squared[:, None]).T @ some
-        shape /= np.trace(shape)
-    squared = np.einsum("ij,ij->i", centred @ power(shape, -1), centred)
+    squared = squared_lengths(centred, power(tyler_shape(some), -1))
     logarithm = np.log(np.maximum(squared, FLOOR * squared.max()))
     return np.exp((logarithm - logarithm.mean()) / 2)
 
@@ -214,62 +207,19 @@ def as_random_partition(
 
     grid = np.linspace(0, 1, QUANTILES)
     quantiles = [np.quantile(radius[users], grid) for users in members]
-    common, pool = p @ np.array(quantiles), np.empty_like(radius)
+    common, alike = p @ np.array(quantiles), np.empty_like(radius)
     for users, own in zip(members, quantiles, strict=True):
-        pool[users] = np.interp(radius[users], own, common)
+        alike[users] = np.interp(radius[users], own, common)
     new_radius = np.empty_like(radius)
     for c, users in enumerate(members):
-        new_radius[users[np.argsort(radius[users])]] = np.sort(pool[groups == c])
+        new_radius[users[np.argsort(radius[users])]] = np.sort(alike[groups == c])
 
-    means = [v[users].mean(0) for users in members]
+    means = np.array([v[users].mean(0) for users in members])
     covariances, shrink = class_covariances(v, members)
-    s, mu = barycentre(covariances, p), p @ np.array(means)
-    to_white, from_white = power(s, -0.5), power(s, 0.5)
-    pool_v = np.empty_like(v)
-    for users, mean, a in zip(members, means, covariances, strict=True):
-        pool_v[users] = mu + (v[users] - mean) @ transport(a, s)
-    new_v = np.empty_like(v)
-    share = _shares(p, np.array(shrink))
-    for c, users in enumerate(members):
-        group = pool_v[groups == c]
-        drawn = to_white @ (group.mean(0) - mu)
-        drawn = _turned(drawn, to_white @ (means[c] - mu), rho)
-        target = share[c] * covariance(group) + (1 - share[c]) * s
-        centred = v[users] - means[c]
-        new_v[users] = mu + from_white @ drawn + centred @ transport(covariances[c], target)
-    return new_v, new_radius
-
-
-def _shares(p: np.ndarray, shrink: np.ndarray) -> np.ndarray:
-    """How much of its random group's covariance a class takes; 1 where nothing is shrunk.
-
-    Of its own covariance's chance part a class keeps the share g_c that was shrunk. Chance parts
-    E_c of complementary groups have E <E_i, E_j> = [i = j] / p_i - 1, so that with shares s_c
-
-        F(s) = Σ_c s_c² - 2 Σ_c p_c s_c² + (Σ_c p_c s_c)²
-
-    is how far the classes' covariances lie apart, F(1) = C - 1 for random groups. With
-    s_c = k sqrt(1 - g_c²), k is such that F(s) + F(g) = C - 1.
-    """
-
-    def apart(s: np.ndarray) -> float:
-        return float((s**2).sum() - 2 * p @ s**2 + (p @ s) ** 2)
-
-    share = np.sqrt(1 - shrink**2)
-    return share * np.sqrt(max(0.0, len(p) - 1 - apart(shrink)) / apart(share))
-
-
-def _turned(drawn: np.ndarray, old: np.ndarray, rho: float) -> np.ndarray:
-    """`drawn` with its length, turned so that a share rho of its square lies along `old`."""
-    length, size = np.linalg.norm(old), np.linalg.norm(drawn)
-    if rho == 0 or length == 0 or size == 0:
-        return drawn
-    along = old / length
-    across = drawn - along * (along @ drawn)
-    beside = np.linalg.norm(across)
-    if beside <= FLOOR * size:  # one dimension: only the sign is free
-        return size * along if rho > 0.5 else drawn
-    return size * (np.sqrt(rho) * along + np.sqrt(1 - rho) * across / beside)
+    pool = pooled(p, means, covariances)
+    there = pool.maps(v, labels)
+    drawn = [(own.mean(0), covariance(own)) for own in (there[groups == c] for c in range(len(p)))]
+    return to_groups(p, shrink, covariances, pool, drawn, rho)(v, labels), new_radius
 
 
 @dataclass(frozen=True)
@@ -397,4 +347,11 @@ def _ridges(
     ]
 
 
-METHOD = Method("Calibrated", CalibratedOptions, fit)
+def _learn(users: Users, options: CalibratedOptions, seed: int) -> ToGroups:
+    """In passes, steps 1 to 3 alone: `methods.checks` wants calibrated_rounds to be 0."""
+    return learn(users, options.calibrated_rho, seed)
+
+
+METHOD = Method(
+    "Calibrated", CalibratedOptions, fit, streamed=Streamed(_learn, ToGroups, lambda known: known)
+)

@@ -7,6 +7,7 @@ from data.dataset import PLUS
 from data.tables.formats import format_of
 from data.tables.manifest import manifest_path
 from methods import METHODS
+from methods.calibrated import CalibratedOptions
 from methods.d2d import D2DOptions
 from methods.u2u import U2UOptions
 from methods.unlearning import Eq1Options
@@ -94,10 +95,17 @@ def check_stream(config: RunConfig) -> None:
             "stream=on needs user_embedding=FOLDER of .npy shards, labels=FOLDER (or a file) and "
             "output=FOLDER"
         )
-    if not METHODS[config.method].of_moments:
-        able = " or ".join(name for name in METHODS if METHODS[name].of_moments)
+    if not METHODS[config.method].streamed:
+        *able, last = (name for name in METHODS if METHODS[name].streamed)
         raise UserError(
-            f"stream=on needs method {able}; {config.method} has to have all users in memory"
+            f"stream=on needs method {', '.join(able)} or {last}; {config.method} has to have all "
+            "users in memory"
+        )
+    options = METHODS[config.method].options_of(config)
+    if isinstance(options, CalibratedOptions) and options.calibrated_rounds:
+        raise UserError(
+            "stream=on does calibrated without its polish, which has to have all users in memory; "
+            "add calibrated_rounds=0"
         )
     for name in ("eraser", "table", "record", "scope", "labels_seen"):
         if getattr(config, name) != default(config, name):

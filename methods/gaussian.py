@@ -91,6 +91,34 @@ class Moments:
         return [one / n for one, n in zip(self.scatters, self.counts, strict=True)]
 
 
+@dataclass(frozen=True)
+class ClassMaps:
+    """x -> to_c + (x - m_c) M_c, c the user's class; who has none stays.
+
+    Attributes:
+        to: (C, d), where the classes' means go.
+        means: (C, d), m.
+        maps: (C, d, d), M.
+    """
+
+    to: np.ndarray
+    means: np.ndarray
+    maps: np.ndarray
+
+    def __call__(self, x: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """(n, d) float64, edited.
+
+        Args:
+            x: (n, d) float64.
+            labels: (n,) int64, -1 where unknown.
+        """
+        edited = x.copy()
+        for c, (to, mean, own) in enumerate(zip(self.to, self.means, self.maps, strict=True)):
+            users = np.flatnonzero(labels == c)
+            edited[users] = to + (x[users] - mean) @ own
+        return edited
+
+
 def outer(vectors: np.ndarray) -> np.ndarray:
     """(C, d, d), v vᵀ of each of (C, d)."""
     return vectors[:, :, None] * vectors[:, None, :]
@@ -130,7 +158,7 @@ def transport(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return inverse @ power(root @ b @ root, 0.5) @ inverse
 
 
-def barycentre(covariances: list[np.ndarray], weights: np.ndarray) -> np.ndarray:
+def barycentre(covariances: Sequence[np.ndarray], weights: np.ndarray) -> np.ndarray:
     """The covariance of the Gaussians' Wasserstein barycentre, by its fixed point
     S = S^-½ (Σ p_c (S^½ A_c S^½)^½)² S^-½ (Álvarez-Esteban et al., J. Math. Anal. Appl. 2016).
     """

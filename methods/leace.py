@@ -19,6 +19,8 @@ from torch import Tensor
 from methods.base import Method, TopScorer
 from methods.eraser import Eraser, Labels, UserTables, apart, share_moved, side_by_side
 from methods.gaussian import Moments
+from methods.passes import Streamed
+from methods.passes import moments as learn_moments
 from utils.errors import UserError
 from utils.runs.checkpoint import FORGETFUL, Progress
 from utils.threads import Threads
@@ -143,4 +145,4 @@ def projection(own: np.ndarray, cross: np.ndarray) -> np.ndarray:
     return unwhiten @ u @ u.T @ whiten
 
 
-METHOD = Method("LEACE", fit=fit, of_moments=of_moments)
+METHOD = Method("LEACE", fit=fit, streamed=Streamed(learn_moments, Moments, of_moments))

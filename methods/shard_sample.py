@@ -14,7 +14,8 @@ from tqdm import tqdm
 from data.dataset import Attribute
 from data.tables.shards import block_bounds
 from data.tables.user_table import check_values
-from methods.streaming import Users, look
+from methods.passes import Users
+from methods.streaming import look
 from utils.config import AttackConfig
 from utils.ranks import joined
 from utils.seeds import numpy_generator

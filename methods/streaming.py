@@ -1,12 +1,14 @@
 """Unlearning in blocks of rows, by one process or several: `stream=on`.
 
 What leace and barycentre know of the users is a sum over them, the classes' moments (C classes, d
-dimensions: C d² numbers). So a first pass over the shards adds these up, and a second one writes
-every shard edited; neither holds more than a block. Of N processes (`torchrun`) number r takes the
-shards r, r + N, r + 2 N, ..., and the sums go over all. In the output folder:
+dimensions: C d² numbers). So a first pass over the shards adds these up, and a last one writes
+every shard edited; neither holds more than a block. calibrated needs three passes more
+(methods.calibrated_passes). Of N processes (`torchrun`) number r takes the shards r, r + N,
+r + 2 N, ..., and the sums go over all. In the output folder:
 
     NAME.npy            a shard a shard of the input, each written beside and renamed
-    moments.npz         counts (C,), means (C, d), scatters (C, d, d) and the classes' numbers (C,)
+    moments.npz         counts (C,), means (C, d), scatters (C, d, d), or what calibrated knows, and
+                        the classes' numbers (C,)
     eraser.safetensors  leace's map, for users who come later (eraser=FILE)
     manifest.json       what it is made of; then, once all is there, what came out
     stream.log          what was printed, with times
@@ -16,11 +18,10 @@ with the same moments, whatever the number of processes; any other command is re
 """
 
 import contextlib
-import functools
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,17 +29,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from data.dataset import UNKNOWN
 from data.tables.files import OWN_NAME
 from data.tables.formats import read_arrays
 from data.tables.labels import MOST_CLASSES, load_labels
 from data.tables.shards import ArrayFile, array_writer, block_bounds, is_whole, shard_paths
-from data.tables.user_table import FLOATS, check_values
+from data.tables.user_table import FLOATS
 from methods import METHODS
-from methods.base import Edit
 from methods.eraser_files import About, save_eraser
-from methods.gaussian import Moments, outer
 from methods.leace import AffineEraser, Erasing
+from methods.passes import Edit, Rows, Users
 from utils.config import AttackConfig, RunConfig
 from utils.errors import UserError
 from utils.ranks import Ranks, joined
@@ -54,55 +53,6 @@ MANIFEST, MOMENTS = "manifest.json", "moments.npz"
 VERSION = 1
 """Of the manifest; another one's folder is not gone on with."""
 
-Rows = Callable[[int, int], np.ndarray]
-"""First row, and the one behind the last -> labels as they are in the file; negative = unknown."""
-
-
-@dataclass(frozen=True)
-class Users:
-    """The users of all shards, as a rank sees them.
-
-    Attributes:
-        paths: of the shards of all ranks, by name.
-        shapes: (S, 2) int64, their users and dimensions.
-        files: this rank's shards, by their number.
-        labels: their labels, by the same numbers.
-        counts: (C,) users by class, each at least one.
-        numbers: (C,) the classes' numbers in the labels' files.
-        names: the classes' names.
-    """
-
-    paths: Sequence[Path]
-    shapes: np.ndarray
-    files: Mapping[int, ArrayFile]
-    labels: Mapping[int, Rows]
-    counts: np.ndarray
-    numbers: np.ndarray
-    names: Sequence[str]
-
-    @property
-    def total(self) -> int:
-        """Users, known or not."""
-        return int(self.shapes[:, 0].sum())
-
-    @property
-    def dimensions(self) -> int:
-        return int(self.shapes[0, 1])
-
-    def blocks(self, shard: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Vectors (n, d) float64 and classes (n,) int64, 0 .. C-1 or -1, of one of this rank's
-        shards.
-        """
-        file = self.files[shard]
-        for start, stop in block_bounds(*file.shape):
-            yield file.rows(start, stop).astype(np.float64), self.classes(shard, start, stop)
-
-    def classes(self, shard: int, start: int, stop: int) -> np.ndarray:
-        """(stop - start,) int64 classes, 0 .. C-1 or -1, of some of a shard's users."""
-        known = np.full(MOST_CLASSES + 1, UNKNOWN)  # the last one is that of every negative number
-        known[self.numbers] = np.arange(len(self.numbers))
-        return known[np.maximum(self.labels[shard](start, stop).astype(int), -1)]
-
 
 def stream(config: RunConfig) -> dict[str, Any]:
     """Edit the shards of a config with stream=on; returns what came out.
@@ -114,25 +64,26 @@ def stream(config: RunConfig) -> dict[str, Any]:
     start = time.perf_counter()
     assert config.output
     target, method = Path(config.output), METHODS[config.method]
-    of_moments = method.of_moments
-    assert of_moments  # checked at the door
+    how = method.streamed
+    assert how  # checked at the door
     with joined() as ranks, contextlib.ExitStack() as held:
         if not ranks.first:  # what is said is said once
             logging.getLogger().setLevel(logging.ERROR)
         users = look(config, ranks)
         made_of = ranks.alone(lambda: described(config, users)) or {}
-        found = ranks.alone(lambda: claim(config, ranks, made_of, held))
+        found = ranks.alone(lambda: claim(config, ranks, made_of, held)) or False
         if ranks.first:
             of = f"{method.title} of {users.total} users in {len(users.paths)} shards"
             by = f", by {ranks.size} processes" if ranks.size > 1 else ""
             log.info("%s%s: %s", of, by, target)
             if (idle := ranks.size - len(users.paths)) > 0:
                 log.warning("%d of %d processes have no shard; start fewer", idle, ranks.size)
-        moments = shared(found, users, ranks)
-        if moments is None:
-            moments = measured(users, ranks)
-            ranks.alone(functools.partial(begin, target, made_of, moments, users))
-        edit = ranks.agree(functools.partial(of_moments, moments))
+        if ranks.sum(np.array([found]))[0]:
+            known = ranks.agree(lambda: learnt(target, how.kept))
+        else:
+            known = how.learn(users, method.options_of(config), config.seed)
+            ranks.alone(lambda: begin(target, made_of, known, users))
+        edit = ranks.agree(lambda: how.edit(known))
         ranks.alone(lambda: keep_eraser(config, users, edit))
         written = write(users, edit, target, ranks)
         ranks.alone(lambda: finish(target, users, written, time.perf_counter() - start))
@@ -169,7 +120,7 @@ def look(config: RunConfig | AttackConfig, ranks: Ranks) -> Users:
     numbers = np.flatnonzero(counts)
     ranks.agree(lambda: check_classes(config, numbers))
     names = names or [str(number) for number in numbers]
-    return Users(paths, shapes, files, labels, counts[numbers], numbers, names)
+    return Users(ranks, paths, shapes, files, labels, counts[numbers], numbers, names)
 
 
 def table_file(path: Path) -> ArrayFile:
@@ -276,9 +227,12 @@ def described(config: RunConfig, users: Users) -> dict[str, Any]:
     """What an output folder is made of: another size, time or setting makes another one."""
     labels = Path(config.labels or "")
     files = [labels / path.name for path in users.paths] if labels.is_dir() else [labels]
+    options = METHODS[config.method].options_of(config)
+    drawn = {"options": asdict(options), "seed": config.seed} if options else {}
     return {
         "version": VERSION,
         "method": config.method,
+        **drawn,
         "attribute": config.attribute,
         "input": str(config.user_embedding),
         "shards": {path.name: stamp(path) for path in users.paths},
@@ -294,8 +248,8 @@ def stamp(path: Path) -> list[int]:
 
 def claim(
     config: RunConfig, ranks: Ranks, made_of: Mapping[str, Any], held: contextlib.ExitStack
-) -> Moments | None:
-    """Lock the output folder and begin its log; returns the moments that it was begun with.
+) -> bool:
+    """Lock the output folder and begin its log; returns whether this work was begun there.
 
     Raises:
         UserError: it is something else's, damaged, or in use.
@@ -314,64 +268,24 @@ def claim(
             )
         if before["moments"] != file_checksum(target / MOMENTS):
             raise UserError(f"{target / MOMENTS} is damaged; move {target} away to begin anew")
-        arrays = read_arrays(target / MOMENTS)
-        found = Moments(arrays["counts"], arrays["means"], arrays["scatters"])
     elif there := next(target.glob("*.npy"), None):
         raise UserError(
             f"{there} is there, and no {MANIFEST} that says what it is; name another output"
         )
-    else:
-        found = None
     held.enter_context(log_file(target / "stream.log"))
-    return found
+    return path.exists()
 
 
-def shared(found: Moments | None, users: Users, ranks: Ranks) -> Moments | None:
-    """The first rank's moments to all, if it has some."""
-    if not ranks.sum(np.array([found is not None]))[0]:
-        return None
-    mine = found or Moments.none(len(users.numbers), users.dimensions)
-    return Moments(
-        ranks.sum(mine.counts).astype(np.int64), ranks.sum(mine.means), ranks.sum(mine.scatters)
-    )
+def learnt(target: Path, kept: type) -> Any:
+    """What the work that was begun in this folder has learnt of the users, in each rank."""
+    arrays = read_arrays(target / MOMENTS)
+    return kept(**{field.name: arrays[field.name] for field in fields(kept)})
 
 
-def measured(users: Users, ranks: Ranks) -> Moments:
-    """The first pass: the moments of the users of all ranks.
-
-    Raises:
-        UserError: a value that is not finite in float32.
-    """
-    moments = Moments.none(len(users.numbers), users.dimensions)
-
-    def part() -> Iterator[int]:
-        nonlocal moments
-        for shard, file in users.files.items():
-            first = 0
-            for x, classes in users.blocks(shard):
-                check_values(file.path, x, first)
-                first += len(x)
-                centre = x.mean(0)  # sums of small numbers lose nothing
-                block = Moments.of(x - centre, classes, len(users.numbers)).moved(centre)
-                moments = moments.merged(block)
-                yield len(x)
-
-    ranks.together(part(), "moments", users.total)
-    return of_all(moments, ranks)
-
-
-def of_all(own: Moments, ranks: Ranks) -> Moments:
-    """The moments of all ranks' users, as `Moments.merged` of as many at once."""
-    counts = ranks.sum(own.counts).astype(np.int64)
-    means = ranks.sum(own.counts[:, None] * own.means) / np.maximum(counts, 1)[:, None]
-    between = own.counts[:, None, None] * outer(own.means - means)
-    return Moments(counts, means, ranks.sum(own.scatters + between))
-
-
-def begin(target: Path, made_of: Mapping[str, Any], moments: Moments, users: Users) -> None:
-    """Write the moments, then the manifest, which makes the folder this work's."""
+def begin(target: Path, made_of: Mapping[str, Any], known: Any, users: Users) -> None:
+    """Write what was learnt, then the manifest, which makes the folder this work's."""
     with replace_file(target / MOMENTS) as file:
-        arrays = {name: getattr(moments, name) for name in ("counts", "means", "scatters")}
+        arrays = {field.name: getattr(known, field.name) for field in fields(known)}
         np.savez(file, allow_pickle=False, numbers=users.numbers, **arrays)
     write_json(target / MANIFEST, {**made_of, "moments": file_checksum(target / MOMENTS)})
 
@@ -388,7 +302,7 @@ def keep_eraser(config: RunConfig, users: Users, edit: Edit) -> None:
 
 
 def write(users: Users, edit: Edit, target: Path, ranks: Ranks) -> np.ndarray:
-    """The second pass: every shard that isn't there yet, edited.
+    """The last pass: every shard that isn't there yet, edited.
 
     Returns:
         (3,) of all ranks: users written, Σ ‖x' - x‖², Σ ‖x‖² of these.

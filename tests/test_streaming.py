@@ -28,6 +28,7 @@ from utils.ranks import joined
 PROJECT = Path(__file__).resolve().parents[1]
 SIZES = (700, 90, 333)
 METHODS = ("leace", "barycentre")
+CALIBRATED = ["method=calibrated", "calibrated_rounds=0"]
 STREAM = ["user_embedding=vectors/", "labels=labels/", "stream=on"]
 
 
@@ -146,7 +147,7 @@ def test_moments_of_parts_merge_to_those_of_all():
 
 def test_two_processes_of_torchrun_give_what_one_does(shop):
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    keys = [*STREAM, "method=barycentre"]
+    keys = [*STREAM, *CALIBRATED]
     command = [*start, str(PROJECT / "main.py"), *keys, "output=two/"]
     one = subprocess.Popen(
         command,
@@ -205,14 +206,15 @@ def test_more_ranks_than_shards_and_each_counts(shop, ranks):
     np.testing.assert_allclose(whole("four"), whole("one"), rtol=1e-5, atol=1e-6)
 
 
-def test_what_is_there_is_not_written_again(shop, capsys, monkeypatch):
-    keys = [*STREAM, "method=barycentre", "output=out/"]
+@pytest.mark.parametrize("method", [["method=barycentre"], CALIBRATED])
+def test_what_is_there_is_not_written_again(shop, capsys, monkeypatch, method):
+    keys = [*STREAM, *method, "output=out/"]
     assert main.main(keys) == 0
     before = {path.name: path.read_bytes() for path in Path("out").glob("*.npy")}
     Path("out/part-0.npy").unlink()
     os.truncate("out/part-2.npy", 500)
     kept = Path("out/part-1.npy").stat().st_mtime_ns
-    monkeypatch.setattr("methods.streaming.measured", None)  # the first pass is not repeated
+    monkeypatch.setattr("methods.passes.Users.go", None)  # no pass but the last is repeated
     assert main.main(keys) == 0
     assert f"{SIZES[0] + SIZES[2]} users written" in capsys.readouterr().out
     assert {path.name: path.read_bytes() for path in Path("out").glob("*.npy")} == before
@@ -357,7 +359,8 @@ def test_keys_that_make_no_sense_together(shop, capsys, monkeypatch):
     for keys, says in [
         (["stream=on", "method=leace"], "needs user_embedding=FOLDER"),
         ([*STREAM, "method=leace"], "output=FOLDER"),
-        ([*STREAM, "method=d2d", "output=out"], "needs method leace or barycentre; d2d"),
+        ([*STREAM, "method=d2d", "output=out"], "leace, barycentre or calibrated; d2d has"),
+        ([*STREAM, "method=calibrated", "output=out"], "add calibrated_rounds=0"),
         ([*STREAM, "method=leace", "output=out", "table=x"], "table x does not go with"),
         ([*STREAM, "method=leace", "output=out", "record=r"], "record r does not go with"),
         ([*STREAM, "method=leace", "output=out", "attribute=gender+age"], "hides one attribute"),

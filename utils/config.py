@@ -167,11 +167,11 @@ class RunConfig:
     same as the file's keeps all else that it holds, another has ids and vectors. Beside it a run
     writes FILE.manifest.json: what was done."""
     stream: Literal["off", "on"] = key("off", Group.PLACE)
-    """"on": go through user_embedding in blocks of rows, with method leace or barycentre, in a
-    memory that does not grow with the users: a folder of .npy shards, or one .npy file. labels is a
-    folder with a shard of class numbers of the same name each (negative = unknown), or a file as
-    ever; output is a folder, which gets the edited shards. Started by torchrun, several processes
-    share the work."""
+    """"on": go through user_embedding in blocks of rows, with method leace, barycentre, or
+    calibrated without its polish (calibrated_rounds=0), in a memory that does not grow with the
+    users: a folder of .npy shards, or one .npy file. labels is a folder with a shard of class
+    numbers of the same name each (negative = unknown), or a file as ever; output is a folder, which
+    gets the edited shards. Started by torchrun, several processes share the work."""
     eraser: File | None = key(None, Group.PLACE)
     """A fitted eraser (weights/eraser.safetensors of a run) to apply to user_embedding instead of
     fitting a method: to users who came later, without labels. Needs output=FILE."""

@@ -73,6 +73,15 @@ class Ranks:
                 ) from None
         return total.numpy()
 
+    def gathered(self, array: np.ndarray) -> np.ndarray:
+        """The ranks' arrays (n, ...), of n each its own, one behind the other; float64."""
+        counts = np.zeros(self.size)
+        counts[self.rank] = len(array)
+        ends = self.sum(counts).cumsum().astype(int)
+        all_of = np.zeros((ends[-1], *array.shape[1:]))
+        all_of[ends[self.rank] - len(array) : ends[self.rank]] = array
+        return self.sum(all_of)
+
     def agree(self, work: Callable[[], T]) -> T:
         """What this rank's work gives, once that of every rank has; raises as `together`."""
         made: list[T] = []

@@ -31,3 +31,13 @@ def torch_generator(
 def numpy_generator(seed: int, *names: str | int) -> np.random.Generator:
     """A NumPy generator for the stage called `names`."""
     return np.random.default_rng(derive(seed, *names))
+
+
+def uniform(start: int, stop: int, seed: int, *names: str | int) -> np.ndarray:
+    """(stop - start,) draws from [0, 1) for the things of these numbers, in the stage called
+    `names`: each follows from its number alone, whoever else is drawn for with it.
+    """
+    bits = np.random.Philox(key=derive(seed, *names))
+    bits.advance(start // 4)  # by counts, each of four draws
+    skip = start % 4
+    return np.random.Generator(bits).random(skip + stop - start)[skip:]

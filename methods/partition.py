@@ -1,0 +1,120 @@
+"""Classes that get what the groups of a random partition have: the mathematics of `calibrated`, for
+users in memory and for sums over users in blocks alike.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from methods.gaussian import FLOOR, ClassMaps, barycentre, covariance, power, transport
+
+TYLER_ROUNDS = 30
+QUANTILES = 201
+"""By which a class's radii go to the common ones."""
+MOST = 20_000
+"""Users that a shape, or a ridge, is fitted on; all are moved."""
+
+
+def tyler_shape(some: np.ndarray) -> np.ndarray:
+    """Tyler's shape matrix (d, d) of centred users (n, d), trace 1."""
+    shape = covariance(some)
+    for _ in range(TYLER_ROUNDS):
+        squared = squared_lengths(some, power(shape, -1))
+        squared = np.maximum(squared, FLOOR * squared.max())
+        shape = (some / squared[:, None]).T @ some
+        shape /= np.trace(shape)
+    return shape
+
+
+def squared_lengths(centred: np.ndarray, inverse: np.ndarray) -> np.ndarray:
+    """(n,) xᵀ M x of users (n, d), M the inverse (d, d) of a shape."""
+    return np.einsum("ij,ij->i", centred @ inverse, centred)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Where classes are alike.
+
+    Attributes:
+        mean, covariance: (d,), (d, d), of all.
+        maps: the classes' there.
+    """
+
+    mean: np.ndarray
+    covariance: np.ndarray
+    maps: ClassMaps
+
+
+def pooled(p: np.ndarray, means: np.ndarray, covariances: Sequence[np.ndarray]) -> Pool:
+    """The pool of classes, which is their Gaussians' barycentre.
+
+    Args:
+        p: (C,) the classes' shares of the users.
+        means: (C, d).
+        covariances: (d, d) of each, shrunk where the class is small.
+    """
+    s, mu = barycentre(covariances, p), p @ means
+    maps = np.array([transport(own, s) for own in covariances])
+    return Pool(mu, s, ClassMaps(np.tile(mu, (len(p), 1)), means, maps))
+
+
+def to_groups(
+    p: np.ndarray,
+    shrink: Sequence[float],
+    covariances: Sequence[np.ndarray],
+    pool: Pool,
+    drawn: Sequence[tuple[np.ndarray, np.ndarray]],
+    rho: float,
+) -> ClassMaps:
+    """The maps that give each class the mean and covariance of its random group.
+
+    Args:
+        p, covariances: as of `pooled`.
+        shrink: (C,), by how much each covariance was shrunk.
+        pool: of these classes.
+        drawn: mean (d,) and covariance (d, d) of each group's users in the pool.
+        rho: see `CalibratedOptions`.
+    """
+    to_white, from_white = power(pool.covariance, -0.5), power(pool.covariance, 0.5)
+    share = _shares(p, np.array(shrink))
+    to, maps = [], []
+    for c, (mean, own) in enumerate(drawn):
+        towards = to_white @ (mean - pool.mean)
+        towards = _turned(towards, to_white @ (pool.maps.means[c] - pool.mean), rho)
+        to.append(pool.mean + from_white @ towards)
+        target = share[c] * own + (1 - share[c]) * pool.covariance
+        maps.append(transport(covariances[c], target))
+    return ClassMaps(np.array(to), pool.maps.means, np.array(maps))
+
+
+def _shares(p: np.ndarray, shrink: np.ndarray) -> np.ndarray:
+    """How much of its random group's covariance a class takes; 1 where nothing is shrunk.
+
+    Of its own covariance's chance part a class keeps the share g_c that was shrunk. Chance parts
+    E_c of complementary groups have E <E_i, E_j> = [i = j] / p_i - 1, so that with shares s_c
+
+        F(s) = Σ_c s_c² - 2 Σ_c p_c s_c² + (Σ_c p_c s_c)²
+
+    is how far the classes' covariances lie apart, F(1) = C - 1 for random groups. With
+    s_c = k sqrt(1 - g_c²), k is such that F(s) + F(g) = C - 1.
+    """
+
+    def apart(s: np.ndarray) -> float:
+        return float((s**2).sum() - 2 * p @ s**2 + (p @ s) ** 2)
+
+    share = np.sqrt(1 - shrink**2)
+    return share * np.sqrt(max(0.0, len(p) - 1 - apart(shrink)) / apart(share))
+
+
+def _turned(drawn: np.ndarray, old: np.ndarray, rho: float) -> np.ndarray:
+    """`drawn` with its length, turned so that a share rho of its square lies along `old`."""
+    length, size = np.linalg.norm(old), np.linalg.norm(drawn)
+    if rho == 0 or length == 0 or size == 0:
+        return drawn
+    along = old / length
+    across = drawn - along * (along @ drawn)
+    beside = np.linalg.norm(across)
+    if beside <= FLOOR * size:  # one dimension: only the sign is free
+        return size * along if rho > 0.5 else drawn
+    return size * (np.sqrt(rho) * along + np.sqrt(1 - rho) * across / beside)

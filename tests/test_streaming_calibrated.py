@@ -1,0 +1,241 @@
+"""calibrated by passes: what a plain computation in memory gives, whoever shares the work."""
+
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import main
+from methods import ExperimentConfig
+from methods.calibrated_passes import BINS, WIDTH, Histogram, drawn_groups, learn
+from methods.gaussian import barycentre, covariance, power, transport
+from methods.streaming import look, write
+from tests.test_streaming import (
+    CALIBRATED,
+    SIZES,
+    STREAM,
+    refused,
+    shards,
+    shop,
+    whole,
+    write_shards,
+)
+from utils.ranks import Ranks
+from utils.seeds import uniform
+
+__all__ = ["shop"]
+
+
+def in_bins(values):
+    """Corners of the distribution of log values: shares of them below, and the logs there."""
+    logs = np.log(values)
+    bins = np.arange(np.floor(logs.min() / WIDTH), np.floor(logs.max() / WIDTH) + 2)
+    counts, _ = np.histogram(logs, bins * WIDTH)
+    shares, corners = [], []
+    for number, below in zip(np.flatnonzero(counts), counts.cumsum()[counts > 0], strict=True):
+        shares += [below - counts[number], below]
+        corners += [bins[number] * WIDTH, (bins[number] + 1) * WIDTH]
+    return np.array(shares) / len(values), np.array(corners)
+
+
+def plainly(x, labels, groups, rho):
+    """The docstring of methods.calibrated, steps 1 to 3, of users in memory in these groups."""
+    centred, classes = x - x.mean(0), range(labels.max() + 1)
+    shape = covariance(x)
+    for _ in range(30):
+        squared = np.array([one @ np.linalg.solve(shape, one) for one in centred])
+        shape = sum(np.outer(one, one) / s for one, s in zip(centred, squared, strict=True))
+        shape /= np.trace(shape)
+    radius = np.sqrt([one @ np.linalg.solve(shape, one) for one in centred])
+    v, p = centred / radius[:, None], np.bincount(labels) / len(x)
+
+    grid, pool_radius = np.linspace(0, 1, 201), np.empty(len(x))
+    own = [np.exp(np.interp(grid, *in_bins(radius[labels == c]))) for c in classes]
+    for c in classes:
+        pool_radius[labels == c] = np.interp(radius[labels == c], own[c], p @ own)
+    new_radius = np.empty(len(x))
+    for c in classes:
+        shares, corners = in_bins(pool_radius[labels == c])
+        share = np.interp(np.log(pool_radius[labels == c]), corners, shares)
+        new_radius[labels == c] = np.exp(np.interp(share, *in_bins(pool_radius[groups == c])))
+
+    means = np.array([v[labels == c].mean(0) for c in classes])
+    covariances = [covariance(v[labels == c]) for c in classes]
+    s, mu, pool = barycentre(covariances, p), p @ means, np.empty_like(v)
+    for c in classes:
+        pool[labels == c] = mu + (v[labels == c] - means[c]) @ transport(covariances[c], s)
+    for c in classes:
+        drawn = power(s, -0.5) @ (pool[groups == c].mean(0) - mu)
+        old = power(s, -0.5) @ (means[c] - mu)
+        old /= np.linalg.norm(old)
+        across = drawn - old * (old @ drawn)
+        across /= np.linalg.norm(across)
+        turned = np.linalg.norm(drawn) * (rho**0.5 * old + (1 - rho) ** 0.5 * across)
+        there = transport(covariances[c], covariance(pool[groups == c]))
+        v[labels == c] = (
+            mu + power(s, 0.5) @ (turned if rho else drawn) + (v[labels == c] - means[c]) @ there
+        )
+    return x.mean(0) + v * new_radius[:, None]
+
+
+def groups_of(labels, seed=0):
+    """Of the known users."""
+    known = labels >= 0
+    p = np.bincount(labels[known]) / known.sum()
+    return drawn_groups(0, len(labels), p, seed)[known]
+
+
+@pytest.mark.parametrize(("dtype", "rho"), [(np.float32, 0.5), (np.float64, 0.0)])
+def test_passes_give_what_a_plain_computation_does(shop, dtype, rho):
+    x, labels = np.load("vectors.npy").astype(dtype), np.load("labels.npy")
+    for number, part in enumerate(np.split(x, np.cumsum(SIZES)[:-1])):
+        np.save(f"vectors/part-{number}.npy", part)
+    assert main.main([*STREAM, *CALIBRATED, f"calibrated_rho={rho}", "output=out/"]) == 0
+    known, out = labels >= 0, whole("out")
+    assert out.dtype == dtype
+    np.testing.assert_array_equal(out[~known], x[~known])
+    expected = plainly(x[known].astype(np.float64), labels[known], groups_of(labels), rho)
+    np.testing.assert_allclose(out[known], expected, rtol=1e-5, atol=1e-5 * x.std())
+    assert np.abs(expected - x[known]).max() > 0.1
+
+
+@dataclass(frozen=True)
+class Threaded(Ranks):
+    """Ranks that are threads."""
+
+    meet: threading.Barrier | None = None
+    given: dict[int, np.ndarray] = field(default_factory=dict)
+
+    def sum(self, array):
+        self.given[self.rank] = np.array(array, np.float64)
+        self.meet.wait(30)
+        total = sum(self.given[rank] for rank in range(self.size))
+        self.meet.wait(30)
+        return total
+
+
+def by_threads(size, output):
+    meet, given = threading.Barrier(size), {}
+    config = ExperimentConfig(user_embedding="vectors/", labels="labels/")
+    Path(output).mkdir()
+
+    def work(rank):
+        ranks = Threaded(rank, size, meet, given)
+        users = look(config, ranks)
+        write(users, learn(users, 0.5, 0), Path(output), ranks)
+
+    started = [threading.Thread(target=work, args=(rank,)) for rank in range(size)]
+    for one in started:
+        one.start()
+    for one in started:
+        one.join()
+    return whole(output)
+
+
+def test_neither_ranks_nor_shards_nor_blocks_make_a_difference(shop, monkeypatch):
+    monkeypatch.setattr("methods.calibrated_passes.MOST", 500)  # the shape is of some users
+    assert main.main([*STREAM, *CALIBRATED, "output=one/"]) == 0
+    expected, x = whole("one"), np.load("vectors.npy")
+    close = {"rtol": 1e-5, "atol": 1e-5 * x.std()}
+    np.testing.assert_allclose(by_threads(2, "two"), expected, **close)
+    np.testing.assert_allclose(by_threads(4, "four"), expected, **close)
+    for folder in ("vectors", "labels"):
+        Path(folder).rename(f"{folder}-before")
+        Path(f"{folder}.npy").rename(f"{folder}-whole.npy")
+    write_shards(x, np.load("labels-whole.npy"), (1, 501, 0, 200, 421))
+    monkeypatch.setattr("data.tables.shards.BLOCK", 1000)
+    np.testing.assert_allclose(by_threads(2, "other"), expected, **close)
+
+
+def hotelling(x, labels):
+    """T² of two classes."""
+    sizes, apart = np.bincount(labels), x[labels == 1].mean(0) - x[labels == 0].mean(0)
+    return sizes.prod() / sizes.sum() * apart @ np.linalg.solve(covariance(x), apart)
+
+
+@pytest.mark.parametrize("plant", [0.0, 0.5])
+def test_classes_differ_in_their_means_as_random_groups_do(workspace, plant):
+    """Hotelling's T² has the mean d for random groups; 0 would be equal means, which an attacker
+    reads with the sign turned round.
+    """
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 1000)
+    x = rng.normal(size=(1000, 6)) + plant * labels[:, None]
+    write_shards(x, labels, (600, 400))
+    users = look(ExperimentConfig(user_embedding="vectors/", labels="labels/"), Ranks())
+    found = []
+    for seed in range(30):
+        found.append(hotelling(learn(users, 0.0, seed)(x, labels), labels))
+    assert plant == 0 or hotelling(x, labels) > 100
+    assert np.mean(found) == pytest.approx(6, abs=4 * np.sqrt(2 * 6 / 30))
+    assert min(found) < 3.5 and max(found) > 9
+
+
+def test_what_does_not_vary_stays_and_who_is_at_the_centre_is_no_trouble(shop):
+    x, labels = np.load("vectors.npy").astype(np.float64), np.load("labels.npy")
+    x = np.concatenate([x, -x, np.zeros((10, 6))])
+    x[:, 2] = 0.7
+    labels = np.concatenate([labels, labels, np.ones(10, int)])
+    for folder in ("vectors", "labels"):
+        for path in Path(folder).iterdir():
+            path.unlink()
+    np.save("vectors/a.npy", x)
+    np.save("labels/a.npy", labels)
+    assert main.main([*STREAM, *CALIBRATED, "output=out/"]) == 0
+    (out,) = shards("out")
+    np.testing.assert_array_equal(out[:, 2], x[:, 2])
+    assert np.isfinite(out).all()
+    assert np.abs(out - x)[: 2 * len(labels) // 5].max() > 0.1
+
+
+def test_histograms_of_parts_are_that_of_all_and_know_the_quantiles():
+    rng = np.random.default_rng(0)
+    logs, groups = rng.normal(size=4000), rng.integers(0, 3, 4000)
+    logs[:5] = -np.inf
+    logs[5] = logs[4:].max() - 2 * BINS * WIDTH  # below the floor
+    parts = [Histogram.of(logs[a : a + 50], groups[a : a + 50], 3) for a in range(0, 4000, 50)]
+    merged = Histogram.of(logs[:0], groups[:0], 3)
+    for part in [*parts[40:], *parts[:40], Histogram.of(logs[:3], groups[:3], 3)]:
+        merged = merged.merged(part)
+    expected = Histogram.of(np.append(logs, logs[:3]), np.append(groups, groups[:3]), 3)
+    assert merged.top == expected.top
+    np.testing.assert_array_equal(merged.counts, expected.counts)
+    assert merged.counts[:, 0].sum() == 9
+    one = Histogram.of(logs[6:], groups[6:], 3)
+    grid = np.linspace(0, 1, 11)
+    for group in range(3):
+        found = np.interp(grid, *one.steps(group)[::-1])
+        there = np.quantile(logs[6:][groups[6:] == group], grid, method="inverted_cdf")
+        np.testing.assert_allclose(found, there, atol=0.02)
+        np.testing.assert_allclose(found[[0, -1]], there[[0, -1]], atol=WIDTH)
+
+
+def test_a_draw_follows_from_the_user_s_number():
+    at_once = uniform(0, 1000, 3, "groups")
+    for start in range(0, 990, 7):
+        np.testing.assert_array_equal(uniform(start, start + 10, 3, "groups"), at_once[start:][:10])
+    assert (uniform(0, 1000, 4, "groups") != at_once).all()
+    p = np.array([0.2, 0.5, 0.3])
+    shares = np.bincount(drawn_groups(10**9, 100_000, p, 0)) / 100_000
+    np.testing.assert_allclose(shares, p, atol=0.006)
+
+
+def test_what_calibrated_can_not_do_in_passes_is_said_in_a_line(shop, capsys):
+    keys = [*STREAM, *CALIBRATED, "output=out/"]
+    assert main.main(keys) == 0
+    assert "made with other seed" in refused(capsys, *keys, "seed=1")
+    assert "made with other options" in refused(capsys, *keys, "calibrated_rho=0")
+    x, labels = np.load("vectors/part-0.npy"), np.load("labels/part-0.npy")
+    keys[-1] = "output=new/"
+    np.save("labels/part-0.npy", np.where(np.arange(700) < 49, 9, np.minimum(labels, 8)))
+    assert "smallest class has 49 users, and method calibrated needs 50" in refused(capsys, *keys)
+    np.save("labels/part-0.npy", labels)
+    x[:300, 4] = 0
+    np.save("vectors/part-0.npy", x)
+    assert "many users share a value of dimension 4" in refused(capsys, *keys)
+    for number, n in enumerate(SIZES):
+        np.save(f"vectors/part-{number}.npy", np.ones((n, 6), np.float32))
+    assert "all users have the same vector" in refused(capsys, *keys)
+    assert not Path("new/manifest.json").exists()
