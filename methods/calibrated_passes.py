@@ -176,11 +176,16 @@ class ToGroups:
         return np.exp(logs)
 
 
+def varying(x: np.ndarray, varies: np.ndarray) -> np.ndarray:
+    """The columns (n, d) of a block (n, D), which is not copied where all vary."""
+    return x if varies.all() else x[:, varies]
+
+
 def directions(
     x: np.ndarray, varies: np.ndarray, radii: Radii, floor: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Of users (n, D), v (n, d) and radii (n,)."""
-    centred, squared = radii.squared(x[:, varies])
+    centred, squared = radii.squared(varying(x, varies))
     radius = np.sqrt(np.maximum(squared, floor))
     centred /= radius[:, None]
     return centred, radius
@@ -321,7 +326,7 @@ def _histogram(users: Users, varies: np.ndarray, radii: Radii) -> tuple[Histogra
     def visit(x: np.ndarray, z: np.ndarray, first: int) -> None:
         nonlocal seen
         known = z >= 0
-        _, squared = radii.squared(x[np.ix_(known, varies)])
+        _, squared = radii.squared(varying(x[known], varies))
         np.maximum(largest, squared.max(initial=0.0), out=largest)
         with np.errstate(divide="ignore"):  # of 0
             seen = seen.merged(Histogram.of(np.log(squared) / 2, z[known], classes))

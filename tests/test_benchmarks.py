@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from benchmarks import frontier, naive, problems, run
+from benchmarks import frontier, naive, problems, run, streaming
 from methods import ExperimentConfig
 from utils.metrics import CUTOFFS, Candidates, evaluate
 from utils.seeds import torch_generator
@@ -94,3 +94,18 @@ def test_the_frontiers_audit_is_of_the_run():
     audit = frontier.audit_of(config)
     assert (audit.attack, audit.model, audit.method, audit.seed) == ("audit", "lgn", "d2d", 2)
     assert (audit.scope, audit.au_trade_off, audit.attackers) == ("served", 0.01, ("mlp", "xgb"))
+
+
+def test_the_page_of_streaming_is_made_of_what_was_measured(tmp_path):
+    streaming.write_shards(tmp_path, 400)
+    for method in streaming.METHODS:
+        seconds, _ = streaming.in_memory(tmp_path, method)
+        assert seconds > 0
+    seconds = {method: {10**5: 1.0, 10**6: 10.0, 10**7: 100.0} for method in streaming.PASSES}
+    text = streaming.page([], seconds, 0.5, streaming.Constants(1e9, 5e8, 1e10))
+    assert text.count("to the power of 1.00 (") == 2
+    # 1.25e8 rows: 5 times 512 bytes and 6 labels read, 512 written; 9 products of 2 128² each
+    assert "| read, GB (with labels, int64) | 131 | 326 |" in text
+    assert "| seconds of the disk | 259 | 454 |" in text
+    assert "| operations in matrix products, 10^12 | 8.2 | 36.9 |" in text
+    assert "| seconds of the products, one thread | 819 | 3,686 |" in text
