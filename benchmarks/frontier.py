@@ -7,17 +7,15 @@ exp_results/tables/erasers.md. A point of ML-100K takes 35 s on one core, of ML-
 training of the originals, which all points of a seed share: another processor's are others.
 """
 
-import argparse
+import sys
 from dataclasses import asdict, fields, replace
-from pathlib import Path
+from typing import Any
 
 import attack
 import main as unlearning
-from methods import ExperimentConfig
-from utils.config import AttackConfig, RunConfig, load_configs
-from utils.messages import sweep_keys, sweep_point
-from utils.runs.logs import console
-from utils.runtime import set_threads
+from utils.cli import execute
+from utils.config import AttackConfig, RunConfig
+from utils.messages import sweep_table
 
 
 def audit_of(config: RunConfig) -> AttackConfig:
@@ -27,22 +25,20 @@ def audit_of(config: RunConfig) -> AttackConfig:
     return replace(AttackConfig(), **common | {"attack": "audit"})
 
 
-def main() -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", type=Path, default=Path("configs/frontier.json"))
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="override a key")
-    options = parser.parse_args()
-    choices = unlearning.COMMAND.choices
-    configs = load_configs(ExperimentConfig, options.config, options.overrides, choices)
-    keys = sweep_keys(configs)
-    with console():
-        for number, config in enumerate(configs, start=1):
-            print(f"[{number} of {len(configs)}] {sweep_point(config, keys)}")
-            set_threads(config.threads)
-            unlearning.run(config)
-            attack.run(audit_of(config))
+def run(config: RunConfig) -> dict[str, Any]:
+    """A run, audited before another takes its folder; returns the run's summary."""
+    summary = unlearning.run(config)
+    attack.run(audit_of(config))
+    return summary
 
+
+COMMAND = replace(
+    unlearning.COMMAND,
+    program="-m benchmarks.frontier",
+    default_config="configs/frontier.json",
+    run=run,
+    close=lambda summaries, config: sweep_table(summaries),  # the report has its own command
+)
 
 if __name__ == "__main__":
-    main()
+    sys.exit(execute(COMMAND))
