@@ -53,6 +53,7 @@ from methods.gaussian import FLOOR, class_covariances, covariance, power
 from methods.partition import (
     MOST,
     QUANTILES,
+    alike,
     pooled,
     squared_lengths,
     to_groups,
@@ -207,12 +208,10 @@ def as_random_partition(
 
     grid = np.linspace(0, 1, QUANTILES)
     quantiles = [np.quantile(radius[users], grid) for users in members]
-    common, alike = p @ np.array(quantiles), np.empty_like(radius)
-    for users, own in zip(members, quantiles, strict=True):
-        alike[users] = np.interp(radius[users], own, common)
+    pool_radius = alike(radius, labels, np.array(quantiles), p @ np.array(quantiles))
     new_radius = np.empty_like(radius)
     for c, users in enumerate(members):
-        new_radius[users[np.argsort(radius[users])]] = np.sort(alike[groups == c])
+        new_radius[users[np.argsort(radius[users])]] = np.sort(pool_radius[groups == c])
 
     means = np.array([v[users].mean(0) for users in members])
     covariances, shrink = class_covariances(v, members)

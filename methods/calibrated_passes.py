@@ -20,7 +20,15 @@ import numpy as np
 
 from methods.atoms import atoms_of, uncrowded
 from methods.gaussian import FLOOR, ClassMaps, Moments, power, shrunk
-from methods.partition import MOST, QUANTILES, pooled, squared_lengths, to_groups, tyler_shape
+from methods.partition import (
+    MOST,
+    QUANTILES,
+    alike,
+    pooled,
+    squared_lengths,
+    to_groups,
+    tyler_shape,
+)
 from methods.passes import Users, moments_near, of_all
 from utils.errors import UserError
 from utils.ranks import Ranks
@@ -189,15 +197,6 @@ def directions(
     radius = np.sqrt(np.maximum(squared, floor))
     centred /= radius[:, None]
     return centred, radius
-
-
-def alike(radius: np.ndarray, z: np.ndarray, own: np.ndarray, common: np.ndarray) -> np.ndarray:
-    """Radii (n,) in the pool, of classes z (n,), by quantiles (C, Q) and (Q,)."""
-    there = np.empty_like(radius)
-    for c in np.unique(z):
-        users = np.flatnonzero(z == c)
-        there[users] = np.interp(radius[users], own[c], common)
-    return there
 
 
 def drawn_groups(first: int, count: int, p: np.ndarray, seed: int) -> np.ndarray:

@@ -32,6 +32,15 @@ def squared_lengths(centred: np.ndarray, inverse: np.ndarray) -> np.ndarray:
     return np.einsum("ij,ij->i", centred @ inverse, centred)
 
 
+def alike(radius: np.ndarray, z: np.ndarray, own: np.ndarray, common: np.ndarray) -> np.ndarray:
+    """Radii (n,) in the pool, of classes z (n,), by quantiles (C, Q) and (Q,)."""
+    there = np.empty_like(radius)
+    for c in np.unique(z):
+        users = np.flatnonzero(z == c)
+        there[users] = np.interp(radius[users], own[c], common)
+    return there
+
+
 @dataclass(frozen=True)
 class Pool:
     """Where classes are alike.
