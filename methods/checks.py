@@ -187,6 +187,10 @@ def check_attack(config: AttackConfig) -> None:
                 f"user_embedding {config.user_embedding} is a folder of shards; add attack=audit, "
                 "which draws users from them, or name one file"
             )
+        if config.table:
+            raise UserError(
+                f"table {config.table} names one of a file's; shards have one each: leave it out"
+            )
     elif config.user_embedding:
         format_of(Path(config.user_embedding))
     if config.user_embedding and config.place != AttackConfig.place:

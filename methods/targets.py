@@ -85,8 +85,13 @@ def target_file(config: AttackConfig, path: Path, table: UserTable) -> Target:
     attribute = load_labels(Path(config.labels), config.inferred, len(table.vectors), table.ids)
     named = path.stem if path.suffix in (".npy", ".npz") else path.name
     named += f".{table.name}" if config.table else ""
-    beside = [path.with_name(f"{named}.attack{ending}") for ending in (".json", ".log")]
-    return Target(str(path), path, table.vectors, attribute, *beside)
+    return beside(path, named, table.vectors, attribute)
+
+
+def beside(path: Path, named: str, vectors: np.ndarray, attribute: Attribute) -> Target:
+    """The target of your own vectors, whose results go beside `path` under this name."""
+    found = [path.with_name(f"{named}.attack{ending}") for ending in (".json", ".log")]
+    return Target(str(path), path, vectors, attribute, *found)
 
 
 def load_run(config: AttackConfig) -> np.ndarray:
@@ -154,8 +159,7 @@ def subject_of_file(config: AttackConfig, path: Path) -> tuple[Target, Subject]:
     if path.is_dir():
         sample = sample_of_shards(config)
         check_float32(path, sample.vectors)
-        beside = [path.with_name(f"{path.name}.attack{ending}") for ending in (".json", ".log")]
-        target = Target(str(path), path, sample.vectors, sample.attribute, *beside)
+        target = beside(path, path.name, sample.vectors, sample.attribute)
         places = {DEFAULT_PLACE: sample.vectors}
         return target, subject_of(sample.attribute, places, treatment=sample.said)
     tables = load_tables(path, config.table)

@@ -452,6 +452,8 @@ def test_every_user_of_shards_is_as_likely_to_be_drawn(shop):
 def test_an_attack_reads_one_file_and_an_audit_names_a_damaged_shard(shop, capsys):
     assert attack.main([AUDIT[1], AUDIT[2]]) == 2
     assert "vectors/ is a folder of shards; add attack=audit" in capsys.readouterr().err
+    assert attack.main([*AUDIT, "table=gmf"]) == 2
+    assert "table gmf names one of a file's" in capsys.readouterr().err
     content = Path("vectors/part-1.npy").read_bytes()
     Path("vectors/part-1.npy").write_bytes(content[:-8])
     assert attack.main(AUDIT) == 2
