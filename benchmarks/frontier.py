@@ -18,17 +18,21 @@ from utils.config import AttackConfig, RunConfig
 from utils.messages import sweep_table
 
 
-def audit_of(config: RunConfig) -> AttackConfig:
-    """The audit of a run: the keys that both have are the run's."""
+def audits_of(config: RunConfig) -> list[AttackConfig]:
+    """The audits of a run, by attackers who were trained on its vectors, and on the original's; the
+    keys that a run has too are the run's.
+    """
     names = {field.name for field in fields(AttackConfig)}
     common = {key: value for key, value in asdict(config).items() if key in names}
-    return replace(AttackConfig(), **common | {"attack": "audit"})
+    audit = replace(AttackConfig(), **common | {"attack": "audit"})
+    return [replace(audit, audit_trained_on=which) for which in ("audited", "original")]
 
 
 def run(config: RunConfig) -> dict[str, Any]:
     """A run, audited before another takes its folder; returns the run's summary."""
     summary = unlearning.run(config)
-    attack.run(audit_of(config))
+    for audit in audits_of(config):
+        attack.run(audit)
     return summary
 
 

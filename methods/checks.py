@@ -207,6 +207,8 @@ def check_attack(config: AttackConfig) -> None:
             'audit_whom "unseen" is of a run whose method was shown a share of the labels; add '
             "labels_seen=0.5 to it and here"
         )
+    if config.audit_trained_on == "original":
+        check_trained_on_original(config)
     if config.balance == "off" and config.protocol == "cv-artefact":
         raise UserError(
             'protocol "cv-artefact" draws balanced users as the artefact does; leave balance out'
@@ -225,3 +227,18 @@ def check_attack(config: AttackConfig) -> None:
             "null=99"
         )
     check_recordable(config)
+
+
+def check_trained_on_original(config: AttackConfig) -> None:
+    """Refuse what has no original whose vectors are those of an earlier copy."""
+    if config.attack != "audit":
+        raise UserError("audit_trained_on is for audits; add attack=audit")
+    if config.user_embedding:
+        raise UserError(
+            "audit_trained_on is of a run of main.py; leave it out beside user_embedding"
+        )
+    if not METHODS[config.method].fit:
+        raise UserError(
+            f"audit_trained_on original: method {config.method} starts from no original; take one "
+            "that edits, such as method=calibrated"
+        )

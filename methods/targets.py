@@ -45,6 +45,8 @@ from utils.runs.locks import locked
 log = logging.getLogger(__name__)
 
 DEFAULT_PLACE = AttackConfig.place
+OWN_COORDINATES = ("scores", "lists")
+"""Places whose coordinates are a run's own, so that nothing learnt of another's applies to them."""
 
 
 @dataclass(frozen=True)
@@ -202,6 +204,14 @@ def subject_of_run(config: AttackConfig, folder: Path) -> tuple[Target, Subject]
         path.as_posix(): file_checksum(path) for path in files if path.exists()
     }
     first = places_of_run(original, *sizes, seed) if original else None
+    said, earlier = treatment(config, summary, places, first) + audited, None
+    if config.audit_trained_on == "original":
+        earlier = earlier_places(config, places, first)
+        places = {name: places[name] for name in earlier}
+        said += (
+            " The attackers were trained on the original's vectors; scores and lists are left out, "
+            "whose coordinates are each run's own."
+        )
     subject = subject_of(
         target.attribute,
         places,
@@ -210,7 +220,8 @@ def subject_of_run(config: AttackConfig, folder: Path) -> tuple[Target, Subject]
         others=others,
         metrics=load_users(users_path(folder), METRICS, dataset.n_users),
         before=before,
-        treatment=treatment(config, summary, places, first) + audited,
+        earlier=earlier,
+        treatment=said,
         remarks=tuple(summary.get("remarks", ())),
         checksums=checksums,
     )
@@ -227,6 +238,27 @@ def original_of(config: AttackConfig, summary: Mapping[str, Any]) -> Path | None
         return folder
     log.info("  %s is not what the run started from: nothing is compared with it", folder)
     return None
+
+
+def earlier_places(
+    config: AttackConfig,
+    places: Mapping[str, np.ndarray],
+    before: Mapping[str, np.ndarray] | None,
+) -> dict[str, np.ndarray]:
+    """The original's vectors at the places of an edited run, those with the model's coordinates.
+
+    Raises:
+        UserError: the original isn't there.
+    """
+    if before is None:
+        keys = asdict(config) | {"method": "original"}
+        raise UserError(
+            "audit_trained_on original: the original that the run started from is not there, or is "
+            f"another; move the run away, then {command_for('main.py', ExperimentConfig, keys)}, "
+            "and the run again"
+        )
+    both = [name for name in places if name in before and name not in OWN_COORDINATES]
+    return {name: before[name] for name in both}
 
 
 def treatment(

@@ -89,11 +89,14 @@ def test_the_plain_epoch_has_every_pair_and_its_negatives(samples):
     assert not {row[:2] for row in rows if not row[2]} & set(pairs)
 
 
-def test_the_frontiers_audit_is_of_the_run():
+def test_the_frontiers_audits_are_of_the_run():
     config = ExperimentConfig(model="lgn", method="d2d", scope="served", seed=2, au_trade_off=0.01)
-    audit = frontier.audit_of(config)
-    assert (audit.attack, audit.model, audit.method, audit.seed) == ("audit", "lgn", "d2d", 2)
-    assert (audit.scope, audit.au_trade_off, audit.attackers) == ("served", 0.01, ("mlp", "xgb"))
+    audits = frontier.audits_of(config)
+    assert [audit.audit_trained_on for audit in audits] == ["audited", "original"]
+    for audit in audits:
+        assert (audit.attack, audit.model, audit.method, audit.seed) == ("audit", "lgn", "d2d", 2)
+        assert (audit.scope, audit.au_trade_off) == ("served", 0.01)
+        assert audit.attackers == ("mlp", "xgb")
 
 
 def test_the_page_of_streaming_is_made_of_what_was_measured(tmp_path):

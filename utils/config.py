@@ -251,6 +251,9 @@ class AttackConfig:
     audit_whom: Literal["everyone", "unseen"] = key("everyone", Group.AUDIT, sweep=True)
     """attack "audit": "unseen" = only users whose label the method was not shown (labels_seen);
     half of them trains the attackers, the other half tests them."""
+    audit_trained_on: Literal["audited", "original"] = key("audited", Group.AUDIT, sweep=True)
+    """attack "audit": the vectors that train the attackers: those that are audited, or the
+    original's of the same users, of which an earlier copy may have got about."""
     protocol: Literal["shadow", "cv", "cv-artefact"] = key("shadow", Group.PLACE, sweep=True)
     """"shadow" trains on a small exposed share (the 2023 paper), "cv" cross-validates (what the
     artefact runs); "cv-artefact" does so with the artefact's own draw of users and folds."""

@@ -16,7 +16,7 @@ from utils.audit.groups import friedman_rafsky
 from utils.audit.halves import attack_places, halves, participants, worst
 from utils.audit.leakage import summarise
 from utils.audit.null import Judged
-from utils.audit.protocols import Protocol
+from utils.audit.protocols import Protocol, Round
 from utils.audit.scores import Scores, out_of_sample
 from utils.audit.statistics import (
     FPR_GRID,
@@ -74,6 +74,8 @@ class Subject:
         others: a name -> (n,) classes, as text, of the users' other attributes; "" where unknown.
         metrics: a name -> (n,) value a user of the recommendations' quality; None as above.
         before: the same of the original.
+        earlier: (n, d) by place, of the same users, what trains the attackers instead of `places`;
+            None = these.
         treatment: what was done to the vectors, in words.
         remarks: what the run that did it warns of.
         checksums: SHA-256 of the files behind all this.
@@ -89,6 +91,7 @@ class Subject:
     others: Mapping[str, np.ndarray] = field(default_factory=dict)
     metrics: Mapping[str, np.ndarray] | None = None
     before: Mapping[str, np.ndarray] | None = None
+    earlier: Mapping[str, np.ndarray] | None = None
     treatment: str = "The vectors are audited as they were given."
     remarks: tuple[str, ...] = ()
     checksums: Mapping[str, str] = field(default_factory=dict)
@@ -108,16 +111,22 @@ def audit(subject: Subject, settings: Settings, jobs: int) -> dict[str, Any]:
     rng = numpy_generator(seed, "random vectors")
     baselines = {name: x[users] for name, x in subject.baselines.items()}
     baselines["random"] = random_vectors(len(users), first.shape[1], rng)
-    at_places, beside = (
-        attack_places(tables, labels, settings.attackers, split, seed, jobs)
-        for tables in (vectors, baselines)
-    )
-    of_places = worst(at_places, labels, settings.permutations, seed)
+    tables, owners, attacked = dict(vectors), labels, split
+    if subject.earlier is not None:  # two rows a user, of which the second is never trained on
+        for name, x in vectors.items():
+            tables[name] = np.concatenate([subject.earlier[name][users], x])
+        owners, attacked = np.tile(labels, 2), Round(split.train, len(labels) + split.test)
+    at_places = attack_places(tables, owners, settings.attackers, attacked, seed, jobs)
+    beside = attack_places(baselines, labels, settings.attackers, split, seed, jobs)
+    of_places = worst(at_places, owners, settings.permutations, seed)
     of_all = of_places.pop(None)
     of_baselines = worst(beside, labels, settings.permutations, seed)
     del of_baselines[None]
     truth = labels[split.test]
     chosen = at_places[of_all.place][of_all.attacker]
+    curve = {}
+    if subject.earlier is None:
+        curve = _curve(vectors[of_all.place], labels, of_all.attacker, seed, jobs)
     return {
         "verdict": _verdict(of_all, chosen, truth),
         "users": {
@@ -125,6 +134,7 @@ def audit(subject: Subject, settings: Settings, jobs: int) -> dict[str, Any]:
             "test": len(split.test),
             "of_class": dict(subject.counts),
         },
+        "trained_on": "audited" if subject.earlier is None else "original",
         "attribute": subject.attribute,
         "classes": list(subject.classes),
         "places": {
@@ -140,7 +150,7 @@ def audit(subject: Subject, settings: Settings, jobs: int) -> dict[str, Any]:
             name: {"dimensions": baselines[name].shape[1], **_place(row, of_baselines[name], truth)}
             for name, row in beside.items()
         },
-        "curve": _curve(vectors[of_all.place], labels, of_all.attacker, seed, jobs),
+        "curve": curve,
         "groups": _groups(chosen, truth, subject, users[split.test]),
         "utility": _utility(subject),
     }

@@ -94,10 +94,12 @@ def _summary(result: Mapping[str, Any]) -> Section:
 def _assumed(result: Mapping[str, Any]) -> Section:
     users, classes = result["users"], result["classes"]
     counts = ", ".join(f"{literal(name)} {n}" for name, n in users["of_class"].items())
-    text = (
-        "The attacker sees every vector of the places below and the "
-        f"{literal(result['attribute'])} of {users['train']} users (half of those that take "
-        f"part), and tells that of the other {users['test']}. Users by class: {counts}. "
+    text = "The attacker sees every vector of the places below"
+    if result["trained_on"] == "original":
+        text += ", knows from an earlier copy what they were of the users that it learns from,"
+    text += (
+        f" and the {literal(result['attribute'])} of {users['train']} users (half of those that "
+        f"take part), and tells that of the other {users['test']}. Users by class: {counts}. "
     )
     if len(classes) == 2:
         text += f"AUC: how often a user of class {literal(classes[1])} is ranked above another."
@@ -168,7 +170,7 @@ def _curves(result: Mapping[str, Any]) -> Section:
             f"users. {_capital(said)}."
         )
         parts.append(Drawing(_svg("roc", (4.6, 4.2), draw_roc), caption))
-    if points := curve["points"]:
+    if points := curve.get("points"):
 
         def draw_ratios(axes: Axes) -> None:
             for name, colour in zip(curve["attackers"], (WORST, OTHER), strict=False):
