@@ -12,11 +12,13 @@ import main
 from data.dataset import Attribute
 from methods import METHODS
 from methods.calibrated import CalibratedOptions
-from methods.several import CYCLES, fit_several
+from methods.eraser import TransductiveEraser
+from methods.several import CYCLES, above_null, fit_several
 from tests.test_audit import CV
 from utils.audit.leakage import summarise
 from utils.audit.null import Worst
 from utils.audit.scores import out_of_sample
+from utils.messages import remarks
 from utils.threads import UNCHANGED
 
 TINY = ["epochs=2", "batch_size=512", "lr=0.01", "embedding_size=4", "num_ng=1", "threads=1"]
@@ -71,7 +73,9 @@ def test_both_attributes_are_hidden(share, how, chance):
     fit = METHODS["calibrated"].fit
     eraser = fit_several(fit, tables, whole, *arguments, None, UNCHANGED)
     assert eraser.record["attributes"].startswith(how)
-    assert len(eraser.history) == (6 if share == 0.5 else 6 * 2 * CYCLES)
+    cycles = 0 if share == 0.5 else eraser.history[-1]["cycle"]
+    assert len(eraser.history) == (6 if share == 0.5 else 6 * 2 * cycles)
+    assert eraser.record.get("above_null", []) == []
     edited = eraser.apply(tables)["table"].numpy()
     for own in labels.T:
         before, after = (
@@ -82,6 +86,64 @@ def test_both_attributes_are_hidden(share, how, chance):
         )
         assert before.leakage > 0.2
         assert after.leakage < chance
+
+
+class Kept:
+    """Progress that keeps every state, and ends the work after so many."""
+
+    def __init__(self, last=1000):
+        self.last, self.state, self.times = last, None, 0
+
+    def load(self):
+        return self.state
+
+    def save(self, state):
+        self.state, self.times = state(), self.times + 1
+        if self.times == self.last:
+            raise KeyboardInterrupt
+
+
+def in_turn(fit, progress, seed=2):
+    x, labels = planted(600, 0.04)
+    parts = {name: torch.from_numpy(labels[:, n].copy()) for n, name in enumerate("ab")}
+    whole = torch.from_numpy(2 * labels[:, 0] + labels[:, 1])
+    options, rng = CalibratedOptions(calibrated_rounds=2), np.random.default_rng(seed)
+    tables = {"one": torch.from_numpy(x[:, :3]).float(), "two": torch.from_numpy(x[:, 3:])}
+    eraser = fit_several(fit, tables, whole, parts, options, rng, None, UNCHANGED, progress)
+    return eraser, eraser.apply(tables)
+
+
+@pytest.mark.parametrize("interrupted_after", [1, 2])
+def test_interrupted_between_two_attributes_it_goes_on_to_the_same(interrupted_after):
+    fit = METHODS["calibrated"].fit
+    whole, edited = in_turn(fit, Kept())
+    kept = Kept(interrupted_after)
+    with pytest.raises(KeyboardInterrupt):
+        in_turn(fit, kept)
+    again, edited_again = in_turn(fit, kept, seed=3)  # the generator's state is the kept one
+    assert again.history == whole.history
+    assert again.record["above_null"] == whole.record["above_null"]
+    for name, table in edited.items():
+        assert torch.equal(table, edited_again[name])
+
+
+def test_what_no_cycle_hides_is_said():
+    def idle(tables, labels, options, rng, *_):
+        return TransductiveEraser(dict(tables), dict(tables), {}, [])
+
+    eraser, _ = in_turn(idle, Kept())
+    assert eraser.record["attributes"] == f"one after the other, {CYCLES} times"
+    assert "a" in eraser.record["above_null"]
+    assert "a few attackers still tell a" in remarks(eraser.record)[0]
+
+
+def test_random_labels_are_above_their_null_in_one_case_of_twenty():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 3))
+    parts = {str(n): torch.from_numpy(rng.integers(0, 2, 200)) for n in range(30)}
+    assert len(above_null(x, parts, rng)) <= 4  # binomial(30, .05): p = .02
+    parts = {"told": torch.from_numpy((x[:, 0] > 0).astype(int))}
+    assert above_null(x, parts, rng) == ["told"]
 
 
 @pytest.mark.parametrize("method", ["d2d", "retrain"])

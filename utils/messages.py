@@ -85,6 +85,8 @@ def describe_run(
         log.info("  HR@10 is %.1f %% of the original's %.4f", 100 * ratio, original["HR@10"])
     for remark in summary.get("remarks", []):
         log.warning("%s", remark)
+    if attributes := summary.get("attributes"):
+        log.info("  attributes hidden: %s", attributes)
     if "moved" in summary:
         log.info("  the embedding moved by %.3f of its norm", summary["moved"])
     if "left" in (losses := summary.get("losses", {})):
@@ -135,6 +137,12 @@ def remarks(summary: dict[str, Any]) -> list[str]:
             f"it did not work: {100 * share:.0f} % of the distinguishability is left, more than "
             f"{100 * TOLERATED_SHARE:.0f} %; raise unlearn_steps or unlearn_lr, or lower "
             "au_trade_off"
+        )
+    if told := summary.get("above_null"):
+        said.append(
+            f"it did not work: a few attackers still tell {' and '.join(told)} beyond chance from "
+            "the edited vectors; hide it alone, or join small classes so that the combinations "
+            "have 50 users each"
         )
     if left := summary.get("served_unedited"):
         said.append(
