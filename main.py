@@ -103,8 +103,9 @@ def run(config: RunConfig, asked: bool = True) -> dict[str, Any]:
 
 def of_file(config: RunConfig) -> RunConfig:
     """The config of a run on somebody else's embedding, whose own units mean nothing."""
-    asked: str | None = vars(config)["unlearn_scale"]
-    return replace(config, **{"unlearn_scale": asked or "relative"})  # type: ignore[arg-type]
+    own = {"unlearn_scale": "relative", "calibrated_views": "both"}
+    asked = {key: vars(config)[key] or value for key, value in own.items()}
+    return replace(config, **asked)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

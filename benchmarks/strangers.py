@@ -32,6 +32,7 @@ from sklearn.feature_extraction.text import TfidfTransformer
 from threadpoolctl import threadpool_limits
 
 from data.dataset import load_attribute, load_dataset
+from main import of_file
 from methods import METHODS, ExperimentConfig
 from utils.audit.attackers import STRONG, battery
 from utils.audit.audit import Settings, Subject, audit
@@ -144,7 +145,7 @@ def edited(
     chosen = METHODS[method]
     if not chosen.fit:
         return users, 0.0
-    config = ExperimentConfig(method=method, seed=seed, unlearn_scale="relative")
+    config = of_file(ExperimentConfig(method=method, seed=seed))
     tables = {"table": torch.from_numpy(users)}
     rng = numpy_generator(seed, method)
     options, known = chosen.options_of(config), {"attribute": torch.from_numpy(labels)}

@@ -27,10 +27,16 @@ method=calibrated attackers=strong null=99`.
 A table in which many users share a value (zeros of a non-negative factorisation) is edited in other
 coordinates (`methods.atoms`), without radii, and polished twice as long: every other round looks at
 the marginals and at two or three columns together, which is where trees look.
+
+Views of standardised or whitened vectors are blind to what a network on unscaled features reads in
+the widest columns. `calibrated_views="both"` makes every other kernel view one in the vectors' own
+units, whose steps may move a class's mean. (Normal scores of a table with shared values have equal
+units already.)
 """
 
 import time
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pydantic
@@ -80,6 +86,9 @@ CHUNK = 65_536
 """Users whose features are held at once."""
 
 
+Views = Literal["scaled", "both"]
+
+
 @pydantic.dataclasses.dataclass(frozen=True, config=CHECKED)
 class CalibratedOptions:
     """What calibrated can be told."""
@@ -89,6 +98,10 @@ class CalibratedOptions:
     the old differences (1), which moves the embedding least."""
     calibrated_rounds: Natural = key(60, sweep=True)
     """calibrated: rounds of its cross-fitted polish."""
+    calibrated_views: Views | None = key(None)
+    """calibrated: whether its polish looks at "scaled" vectors alone, or at "both", these and the
+    vectors in their own units, as a network on unscaled features does. null = "both" for a table of
+    yours, "scaled" for a model of main.py."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +123,12 @@ class Calibrated:
 
 
 def calibrate(
-    table: np.ndarray, labels: np.ndarray, rho: float, rounds: int, rng: np.random.Generator
+    table: np.ndarray,
+    labels: np.ndarray,
+    rho: float,
+    rounds: int,
+    rng: np.random.Generator,
+    views: Views = "scaled",
 ) -> Calibrated:
     """Edit the users' vectors; see the module's docstring.
 
@@ -120,6 +138,7 @@ def calibrate(
         rho: 0 = the drawn means as they are, 1 = turned wholly towards the old differences.
         rounds: of polishing.
         rng: draws the partition, the folds and the features.
+        views: see `CalibratedOptions`.
     """
     start = time.perf_counter()
     x = table.astype(np.float64)
@@ -132,11 +151,15 @@ def calibrate(
         atoms = atoms_of(single)
         if atoms:
             z = normal_scores(single, rng)
-            z, history = _calibrated(z, np.ones(len(z)), labels, rho, 2 * rounds, rng, atoms)
+            z, history = _calibrated(
+                z, np.ones(len(z)), labels, rho, 2 * rounds, rng, "scaled", atoms
+            )
             edited[:, varies] = with_sums(by_rank(z, single), own)
         else:
             radius = tyler_radius(own - own.mean(0), rng)
-            edited[:, varies], history = _calibrated(own, radius, labels, rho, rounds, rng, [])
+            edited[:, varies], history = _calibrated(
+                own, radius, labels, rho, rounds, rng, views, []
+            )
     return Calibrated(edited, share_moved(x, edited), history, time.perf_counter() - start)
 
 
@@ -147,12 +170,13 @@ def _calibrated(
     rho: float,
     rounds: int,
     rng: np.random.Generator,
+    views: Views,
     atoms: list[Atoms],
 ) -> tuple[np.ndarray, list[dict[str, float]]]:
     """Steps 2 to 4 for users of these radii."""
     centre = x.mean(0)
     v, radius = as_random_partition((x - centre) / radius[:, None], radius, labels, rho, rng)
-    v, history = _polish(v, radius, labels, rounds, rng, atoms)
+    v, history = _polish(v, radius, labels, rounds, rng, views, atoms)
     return centre + v * radius[:, None], history
 
 
@@ -177,7 +201,14 @@ def fit(
             "out of the labels, or join it with another"
         )
     with threadpool_limits(1):  # many small products: the same bytes everywhere, and no waiting
-        done = calibrate(x[known], z[known], options.calibrated_rho, options.calibrated_rounds, rng)
+        done = calibrate(
+            x[known],
+            z[known],
+            options.calibrated_rho,
+            options.calibrated_rounds,
+            rng,
+            options.calibrated_views or "scaled",
+        )
     x[known] = done.table
     record = {"moved": done.moved, "seconds": done.seconds}
     return TransductiveEraser(dict(tables), apart(x, tables), record, done.history)
@@ -250,17 +281,28 @@ class _View:
 
 def _view(number: int, z: np.ndarray, white: np.ndarray, rng: np.random.Generator) -> _View:
     """Linear and kernel views in turn; z are the users that it is scaled by."""
-    d = z.shape[1]
     spread = z.std(0)
     standard = np.diag(1 / np.maximum(spread, FLOOR * max(spread.max(), FLOOR)))
     scale = white if number % 3 == 1 else standard
     if number % 3 == 0:
         weights = scale.T.astype(np.float32)
         return _View(False, weights, -(z.mean(0) @ scale).astype(np.float32), True)
+    return _fourier(scale, False, rng)
+
+
+def _fourier(scale: np.ndarray, shifts: bool, rng: np.random.Generator) -> _View:
+    """Random Fourier features of all columns, scaled by (d, d)."""
+    d = len(scale)
     widths = np.resize(np.array(WIDTHS) * d, FEATURES)
     frequencies = rng.normal(size=(FEATURES, d)) * np.sqrt(2 / widths)[:, None]
     offset = rng.uniform(0, 2 * np.pi, FEATURES).astype(np.float32)
-    return _View(True, (frequencies @ scale).astype(np.float32), offset, False)
+    return _View(True, (frequencies @ scale).astype(np.float32), offset, shifts)
+
+
+def _own_units(z: np.ndarray, rng: np.random.Generator) -> _View:
+    """Random Fourier features of all columns on one scale."""
+    spread = max(float(np.sqrt(z.var(0).mean())), FLOOR)
+    return _fourier(np.eye(z.shape[1]) / spread, True, rng)
 
 
 def _few_columns(number: int, z: np.ndarray, rng: np.random.Generator) -> _View:
@@ -280,6 +322,7 @@ def _polish(
     labels: np.ndarray,
     rounds: int,
     rng: np.random.Generator,
+    views: Views,
     atoms: list[Atoms],
 ) -> tuple[np.ndarray, list[dict[str, float]]]:
     """Step 4, in float32: views of v and of radius · v in turn; with atoms, views of v as it is
@@ -302,6 +345,8 @@ def _polish(
         known = collapsed(known, atoms, between)
         if atoms and number % 2:
             view = _few_columns(number, known, rng)
+        elif views == "both" and number % 3 and number // 3 % 2:
+            view = _own_units(known, rng)
         else:
             view = _view(number // 2 if atoms else number, known, white, rng)
         fold = rng.permutation(n) % FOLDS
