@@ -15,6 +15,7 @@ from data.tables.labels import MOST_CLASSES
 from data.tables.shards import ArrayFile, block_bounds
 from data.tables.user_table import check_values
 from methods.gaussian import Moments, outer
+from methods.stamps import Stamps
 from utils.ranks import Ranks
 
 Edit = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -42,6 +43,7 @@ class Users:
         counts: (C,) users by class, each at least one.
         numbers: (C,) the classes' numbers in the labels' files.
         names: the classes' names.
+        stamps: of the files of all ranks, from before they were read.
     """
 
     ranks: Ranks
@@ -52,6 +54,7 @@ class Users:
     counts: np.ndarray
     numbers: np.ndarray
     names: Sequence[str]
+    stamps: Stamps
 
     @property
     def total(self) -> int:

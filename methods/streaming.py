@@ -18,6 +18,7 @@ with the same moments, whatever the number of processes; any other command is re
 """
 
 import contextlib
+import json
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,6 +39,7 @@ from methods import METHODS
 from methods.eraser_files import About, save_eraser
 from methods.leace import AffineEraser, Erasing
 from methods.passes import Edit, Rows, Users
+from methods.stamps import check_same, check_unchanged, stamps
 from utils.config import AttackConfig, RunConfig
 from utils.errors import UserError
 from utils.ranks import Ranks, joined
@@ -48,7 +50,7 @@ from utils.runtime import environment, peak_memory_mb
 
 log = logging.getLogger(__name__)
 
-MANIFEST, MOMENTS = "manifest.json", "moments.npz"
+MANIFEST, MOMENTS, LOG = "manifest.json", "moments.npz", "stream.log"
 
 VERSION = 1
 """Of the manifest; another one's folder is not gone on with."""
@@ -70,14 +72,10 @@ def stream(config: RunConfig) -> dict[str, Any]:
         if not ranks.first:  # what is said is said once
             logging.getLogger().setLevel(logging.ERROR)
         users = look(config, ranks)
-        made_of = ranks.alone(lambda: described(config, users)) or {}
+        made_of = described(config, users)
         found = ranks.alone(lambda: claim(config, ranks, made_of, held)) or False
-        if ranks.first:
-            of = f"{method.title} of {users.total} users in {len(users.paths)} shards"
-            by = f", by {ranks.size} processes" if ranks.size > 1 else ""
-            log.info("%s%s: %s", of, by, target)
-            if (idle := ranks.size - len(users.paths)) > 0:
-                log.warning("%d of %d processes have no shard; start fewer", idle, ranks.size)
+        ranks.agree(lambda: check_shared(target))
+        ranks.alone(lambda: announce(method.title, users, target))
         if ranks.sum(np.array([found]))[0]:
             known = ranks.agree(lambda: learnt(target, how.kept))
         else:
@@ -86,6 +84,7 @@ def stream(config: RunConfig) -> dict[str, Any]:
         edit = ranks.agree(lambda: how.edit(known))
         ranks.alone(lambda: keep_eraser(config, users, edit))
         written = write(users, edit, target, ranks)
+        ranks.alone(lambda: check_whole(config, users))
         ranks.alone(lambda: finish(target, users, written, time.perf_counter() - start))
     return {"config": asdict(config), "seconds": time.perf_counter() - start}
 
@@ -94,6 +93,9 @@ def look(config: RunConfig | AttackConfig, ranks: Ranks) -> Users:
     """Headers of all shards, and which classes there are; each rank opens its own alone."""
     assert config.user_embedding
     paths = ranks.agree(lambda: shard_paths(Path(config.user_embedding or "")))
+    own = ranks.agree(lambda: stamps(config, paths))
+    first = json.loads(ranks.told(json.dumps(own)))
+    ranks.agree(lambda: check_same(config, own, first))
     files: dict[int, ArrayFile] = {}
     shapes = np.zeros((len(paths), 2))
 
@@ -120,7 +122,7 @@ def look(config: RunConfig | AttackConfig, ranks: Ranks) -> Users:
     numbers = np.flatnonzero(counts)
     ranks.agree(lambda: check_classes(config, numbers))
     names = names or [str(number) for number in numbers]
-    return Users(ranks, paths, shapes, files, labels, counts[numbers], numbers, names)
+    return Users(ranks, paths, shapes, files, labels, counts[numbers], numbers, names, own)
 
 
 def table_file(path: Path) -> ArrayFile:
@@ -225,8 +227,6 @@ def check_classes(config: RunConfig | AttackConfig, numbers: np.ndarray) -> None
 
 def described(config: RunConfig, users: Users) -> dict[str, Any]:
     """What an output folder is made of: another size, time or setting makes another one."""
-    labels = Path(config.labels or "")
-    files = [labels / path.name for path in users.paths] if labels.is_dir() else [labels]
     options = METHODS[config.method].options_of(config)
     drawn = {"options": asdict(options), "seed": config.seed} if options else {}
     return {
@@ -235,15 +235,26 @@ def described(config: RunConfig, users: Users) -> dict[str, Any]:
         **drawn,
         "attribute": config.attribute,
         "input": str(config.user_embedding),
-        "shards": {path.name: stamp(path) for path in users.paths},
-        "labels": {path.name: stamp(path) for path in files},
+        **users.stamps,
     }
 
 
-def stamp(path: Path) -> list[int]:
-    """Bytes, and when they were written, in ns."""
-    found = path.stat()
-    return [found.st_size, found.st_mtime_ns]
+def check_shared(target: Path) -> None:
+    """Refuse an output folder that is another one for this rank than for the first."""
+    if not (target / LOG).exists():
+        raise UserError(
+            f"{target} has no {LOG} here, which rank 0 has begun there; every rank has to see the "
+            "same output folder"
+        )
+
+
+def announce(title: str, users: Users, target: Path) -> None:
+    """Say what is begun."""
+    size, shards = users.ranks.size, len(users.paths)
+    by = f", by {size} processes" if size > 1 else ""
+    log.info("%s of %d users in %d shards%s: %s", title, users.total, shards, by, target)
+    if size > shards:
+        log.warning("%d of %d processes have no shard; start fewer", size - shards, size)
 
 
 def claim(
@@ -260,7 +271,8 @@ def claim(
     held.enter_context(locked(target, config.busy if ranks.size == 1 else "end"))
     path = target / MANIFEST
     if path.exists():
-        before = read_json_object(path) or {}
+        if not (before := read_json_object(path)):
+            raise UserError(f"{path} is damaged; move {target} away to begin anew")
         if other := [name for name in made_of if before.get(name) != made_of[name]]:
             raise UserError(
                 f"{target} was made with other {' and '.join(other)} ({MANIFEST} there says which);"
@@ -272,7 +284,7 @@ def claim(
         raise UserError(
             f"{there} is there, and no {MANIFEST} that says what it is; name another output"
         )
-    held.enter_context(log_file(target / "stream.log"))
+    held.enter_context(log_file(target / LOG))
     return path.exists()
 
 
@@ -336,6 +348,21 @@ def write(users: Users, edit: Edit, target: Path, ranks: Ranks) -> np.ndarray:
 
     ranks.together(part(), "writing", users.total)
     return ranks.sum(written)
+
+
+def check_whole(config: RunConfig, users: Users) -> None:
+    """Refuse to call done what is not all there, or of files that have changed meanwhile.
+
+    Raises:
+        UserError: says which file.
+    """
+    check_unchanged(config, users.stamps, stamps(config, users.paths))
+    for path in users.paths:
+        if not (written := Path(config.output or "", path.name)).exists():
+            raise UserError(
+                f"{written} was written and is not there; was it moved, or is the output folder "
+                "another one for some ranks?"
+            )
 
 
 def finish(target: Path, users: Users, written: np.ndarray, seconds: float) -> None:

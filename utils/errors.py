@@ -5,13 +5,17 @@ import os
 from concurrent.futures.process import BrokenProcessPool
 
 _FULL = "free some space; what is finished is kept, and the same command goes on from there"
-_CLOSED = "make it writable, or choose another place with results_path=, dataset_path= or record="
+_CLOSED = (
+    "make it writable, or choose another place with results_path=, dataset_path=, output= or "
+    "record="
+)
 _UNREADABLE = "make it readable to you"
 _IN_THE_WAY = "something else has that name; move it away"
 
 REMEDIES = {
     errno.ENOSPC: _FULL,
     errno.EDQUOT: _FULL,
+    errno.EFBIG: "the file system, or ulimit -f, allows no file so large",
     errno.EROFS: _CLOSED,
     errno.EACCES: _CLOSED,
     errno.EPERM: _CLOSED,

@@ -68,8 +68,8 @@ class Ranks:
             except RuntimeError as error:
                 raise UserError(
                     f"rank {self.rank}: another rank has gone, or is silent for "
-                    f"{SILENCE.total_seconds():.0f} s ({first_line(error)}); what it said last "
-                    "says why; what is finished is kept, and the same command goes on from there"
+                    f"{SILENCE.total_seconds():.0f} s ({_briefly(error)}); what it said last says "
+                    "why; what is finished is kept, and the same command goes on from there"
                 ) from None
         return total.numpy()
 
@@ -81,6 +81,11 @@ class Ranks:
         all_of = np.zeros((ends[-1], *array.shape[1:]))
         all_of[ends[self.rank] - len(array) : ends[self.rank]] = array
         return self.sum(all_of)
+
+    def told(self, text: str) -> str:
+        """The first rank's text, in every rank."""
+        own = np.frombuffer(text.encode() if self.first else b"", np.uint8)
+        return self.gathered(own).astype(np.uint8).tobytes().decode()
 
     def agree(self, work: Callable[[], T]) -> T:
         """What this rank's work gives, once that of every rank has; raises as `together`."""
@@ -143,6 +148,11 @@ class Ranks:
         raise UserError(f"rank {self.rank}: {line}") from None
 
 
+def _briefly(error: Exception) -> str:
+    """What gloo says, without the line of its source before it and the greeting behind."""
+    return first_line(error).partition("] ")[2].partition(". ")[0] or first_line(error)
+
+
 def _until_beat(pieces: Iterator[int]) -> tuple[int, bool]:
     """Rows done until the next sum is due, and whether there is nothing more to do."""
     due, worked = time.monotonic() + BEAT, 0
@@ -170,7 +180,12 @@ def joined() -> Iterator[Ranks]:
             f"rank {os.environ.get('RANK')} can't reach the others ({first_line(error)}); "
             "GLOO_SOCKET_IFNAME=eth0, or the like, names the network to them"
         ) from None
+    ranks = Ranks(dist.get_rank(), dist.get_world_size())
     try:
-        yield Ranks(dist.get_rank(), dist.get_world_size())
+        yield ranks
+    except KeyboardInterrupt:  # torchrun hands it to all, and the first one says so
+        if ranks.first:
+            raise
+        raise SystemExit(130) from None
     finally:
         dist.destroy_process_group()

@@ -51,6 +51,7 @@ def replace_large(path: Path) -> Iterator[BufferedWriter]:
     scratch = path.with_name(f".{path.name}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
     with named(path):
+        scratch.unlink(missing_ok=True)  # a dying process may still write to that one
         file = scratch.open("wb")
     try:
         with file:
