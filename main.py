@@ -406,7 +406,7 @@ COMMAND = Command(
     same=same,
     run=run,
     close=close,
-    kept="Finished epochs and runs are kept.",
+    kept="Finished epochs, shards and runs are kept.",
 )
 
 

@@ -108,7 +108,9 @@ def checkpointed(workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> Pa
         patch.setattr(Trainer, "epoch", interrupted)
         assert main.main([*TINY, "method=original"]) == 130
     error = capsys.readouterr().err
-    assert "Interrupted. Finished epochs and runs are kept. To go on: python main.py" in error
+    assert (
+        "Interrupted. Finished epochs, shards and runs are kept. To go on: python main.py" in error
+    )
     assert error.splitlines()[-1].endswith(" ".join([*TINY, "method=original"]))
     folder = workspace / "exp_results/ncf/ml-100k/original/seed-0"
     (checkpoint,) = folder.glob("checkpoint-*.pth")
@@ -264,7 +266,7 @@ def test_ctrl_c_in_a_process_of_its_own(workspace, fork):
     assert code == 130
     assert "Traceback" not in error
     assert error.splitlines()[-1] == (
-        "Interrupted. Finished epochs and runs are kept. To go on: python main.py "
+        "Interrupted. Finished epochs, shards and runs are kept. To go on: python main.py "
         + " ".join(arguments)
     )
 

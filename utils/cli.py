@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from utils.config import AttackConfig, RunConfig, load_configs
 from utils.errors import UserError, in_one_line
 from utils.messages import sweep_keys, sweep_point
+from utils.ranks import launched
 from utils.runs.listing import finished_runs
 from utils.runs.logs import console
 from utils.runs.records import Record
@@ -103,7 +104,8 @@ def execute(command: Command, argv: Sequence[str] | None = None) -> int:
         print(f"error: {line}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        again = shlex.join(["python", command.program, *argv])
+        alone = shlex.join(["python", command.program, *argv])
+        again = "the same torchrun command" if launched() else alone
         print(f"\nInterrupted. {command.kept} To go on: {again}", file=sys.stderr)
         return 130
 

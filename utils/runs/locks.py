@@ -50,7 +50,9 @@ def locked(path: Path, busy: str) -> Iterator[None]:
             owner = os.read(file, 20).decode().strip() or "that has just started"
             said = f"{path} is in use by process {owner}"
             if busy == "end":
-                raise UserError(f"{said}; let that one end first, or wait for it with busy=wait")
+                raise UserError(
+                    f"{said}; let that one end first, or wait (one process can) with busy=wait"
+                )
             log.info("%s; waiting for it to end", said)
             lock_descriptor(file)
         with contextlib.suppress(OSError):  # only for the message of those who wait
