@@ -16,7 +16,10 @@ same_sums()  # as the commands begin
 
 N_USERS, N_ITEMS, PER_USER = 80, 160, 24
 
-PROCESSES = ("attack", "audit", "failures", "interruption", "streaming", "streams", "structure")
+PROCESSES = (
+    "attack", "audit", "failures", "interruption", "streaming", "streaming_faults", "streams",
+    "structure",
+)  # fmt: skip
 """Test files that start a fork server or joblib's workers, which take seconds to start and stay."""
 
 

@@ -6,6 +6,8 @@ of a command is the point, a test starts a process itself.
 
 import contextlib
 import os
+import resource
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -96,6 +98,25 @@ def one_of(rank: int, size: int, port: int, *arguments: str) -> int:
     os.environ |= {"TORCHELASTIC_RUN_ID": "none", "RANK": str(rank), "WORLD_SIZE": str(size)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     return main.main(list(arguments))
+
+
+def limited(rank: int, size: int, port: int, most: int, *arguments: str) -> int:
+    """As `one_of`, on a disk that takes no file of more bytes than `most`."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    return one_of(rank, size, port, *arguments)
+
+
+def dying(rank: int, size: int, port: int, end: str, at: int, *arguments: str) -> int:
+    """As `one_of`, killed as it opens or renames a file whose name ends so, the `at`-th time."""
+    left = iter(range(at - 1))
+
+    def watch(event: str, seen: tuple) -> None:
+        is_it = event in ("open", "os.rename") and str(seen[0]).endswith(end)
+        if is_it and next(left, None) is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watch)
+    return one_of(rank, size, port, *arguments)
 
 
 def has_imported(module: str) -> int:
