@@ -65,7 +65,7 @@ from methods.partition import (
     to_groups,
     tyler_shape,
 )
-from methods.passes import Streamed, Users
+from methods.passes import Once, Streamed, Users
 from utils.errors import UserError
 from utils.runs.checkpoint import FORGETFUL, Progress
 from utils.schema import CHECKED, Natural, Share, key
@@ -391,9 +391,9 @@ def _ridges(
     ]
 
 
-def _learn(users: Users, options: CalibratedOptions, seed: int) -> ToGroups:
+def _learn(users: Users, options: CalibratedOptions, seed: int, once: Once) -> ToGroups:
     """In passes, steps 1 to 3 alone: `methods.checks` wants calibrated_rounds to be 0."""
-    return learn(users, options.calibrated_rho, seed)
+    return learn(users, options.calibrated_rho, seed, once)
 
 
 METHOD = Method(

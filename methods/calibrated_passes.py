@@ -29,7 +29,7 @@ from methods.partition import (
     to_groups,
     tyler_shape,
 )
-from methods.passes import Users, moments_near, of_all
+from methods.passes import Arrays, Once, Users, forgetful, moments_near, of_all
 from utils.errors import UserError
 from utils.ranks import Ranks
 from utils.seeds import uniform
@@ -205,13 +205,14 @@ def drawn_groups(first: int, count: int, p: np.ndarray, seed: int) -> np.ndarray
     return np.searchsorted(bounds, uniform(first, first + count, seed, "groups"), side="right")
 
 
-def learn(users: Users, rho: float, seed: int) -> ToGroups:
+def learn(users: Users, rho: float, seed: int, once: Once = forgetful) -> ToGroups:
     """All passes but the last.
 
     Args:
         users: of all classes.
         rho: see `methods.calibrated.CalibratedOptions`.
         seed: of the partition, and of who the shape is fitted on.
+        once: keeps what each pass but the last has learnt.
 
     Raises:
         UserError: a class of too few users, vectors that are all the same, or a table in which many
@@ -219,29 +220,35 @@ def learn(users: Users, rho: float, seed: int) -> ToGroups:
     """
     ranks, classes, p = users.ranks, len(users.counts), users.counts / users.counts.sum()
     ranks.agree(lambda: _check_fewest(int(users.counts.min())))
-    varies, centre, some = _first_look(users, seed)
-    radii = ranks.agree(lambda: _shape(some, varies, centre))
-    histogram, largest = _histogram(users, varies, radii)
-    floor = np.array(FLOOR * largest)
+    first = once("pass-1", lambda: _first_look(users, seed))
+    varies, radii = first["varies"], Radii(first["centre"], first["inverse"])
+    second = once("pass-2", lambda: _histogram(users, varies, radii))
+    histogram = Histogram(second["top"], second["bins"])
+    floor = np.array(FLOOR * second["largest"])
     grid = np.linspace(0, 1, QUANTILES)
     own = np.exp([np.interp(grid, *histogram.steps(c)[::-1]) for c in range(classes)])
     common = p @ own
 
-    seen = Moments.none(classes, len(radii.centre))
-    both = Histogram.of(np.empty(0), np.empty(0, int), 2 * classes)
+    def in_the_pool() -> Arrays:
+        seen = Moments.none(classes, len(radii.centre))
+        both = Histogram.of(np.empty(0), np.empty(0, int), 2 * classes)
 
-    def visit(x: np.ndarray, z: np.ndarray, first: int) -> None:
-        nonlocal seen, both
-        known, groups = z >= 0, drawn_groups(first, len(x), p, seed)
-        z, groups = z[known], groups[known]
-        v, radius = directions(x[known], varies, radii, floor)
-        seen = seen.merged(Moments.of(v, z, classes))
-        logs = np.log(alike(radius, z, own, common))
-        of_block = np.concatenate([z, classes + groups])
-        both = both.merged(Histogram.of(np.tile(logs, 2), of_block, 2 * classes))
+        def visit(x: np.ndarray, z: np.ndarray, first: int) -> None:
+            nonlocal seen, both
+            known, groups = z >= 0, drawn_groups(first, len(x), p, seed)
+            z, groups = z[known], groups[known]
+            v, radius = directions(x[known], varies, radii, floor)
+            seen = seen.merged(Moments.of(v, z, classes))
+            logs = np.log(alike(radius, z, own, common))
+            of_block = np.concatenate([z, classes + groups])
+            both = both.merged(Histogram.of(np.tile(logs, 2), of_block, 2 * classes))
 
-    users.go("pass 3 of 5, directions", visit)
-    seen, both = of_all(seen, ranks), both.of_all(ranks)
+        users.go("pass 3 of 5, directions", visit)
+        both = both.of_all(ranks)
+        return {**vars(of_all(seen, ranks)), "top": both.top, "bins": both.counts}
+
+    third = once("pass-3", in_the_pool)
+    seen = Moments(third["counts"], third["means"], third["scatters"])
     covariances, shrink = shrunk(seen.covariances(), seen.counts)
     pool = ranks.agree(lambda: pooled(p, seen.means, covariances))
 
@@ -259,7 +266,7 @@ def learn(users: Users, rho: float, seed: int) -> ToGroups:
     maps = ranks.agree(lambda: to_groups(p, shrink, covariances, pool, targets, rho))
     return ToGroups(
         varies, radii.centre, radii.inverse, floor, own, common,
-        both.top, both.counts, maps.to, maps.means, maps.maps,
+        third["top"], third["bins"], maps.to, maps.means, maps.maps,
     )  # fmt: skip
 
 
@@ -271,8 +278,8 @@ def _check_fewest(fewest: int) -> None:
         )
 
 
-def _first_look(users: Users, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Which columns vary (D,), the mean (D,), and at most MOST users (n, D), in their order."""
+def _first_look(users: Users, seed: int) -> Arrays:
+    """Which columns vary (D,), and the `Radii` of these by at most MOST users."""
     d, share = users.dimensions, MOST / users.counts.sum()
     seen = Moments.none(1, d)
     low, high = np.full(d, np.inf), np.full(d, -np.inf)
@@ -293,8 +300,9 @@ def _first_look(users: Users, seed: int) -> tuple[np.ndarray, np.ndarray, np.nda
     low, high = ranks.gathered(low[None]).min(0), ranks.gathered(high[None]).max(0)
     some = ranks.gathered(np.concatenate(drawn))
     some = some[some[:, 0].argsort(kind="stable")[:MOST]]
-    some = some[some[:, 1].argsort()]
-    return low < high, of_all(seen, ranks).means[0], some[:, 2:]
+    some = some[some[:, 1].argsort()][:, 2:]
+    varies, centre = low < high, of_all(seen, ranks).means[0]
+    return {"varies": varies, **vars(ranks.agree(lambda: _shape(some, varies, centre)))}
 
 
 def _shape(some: np.ndarray, varies: np.ndarray, centre: np.ndarray) -> Radii:
@@ -317,8 +325,8 @@ def _shape(some: np.ndarray, varies: np.ndarray, centre: np.ndarray) -> Radii:
     return Radii(centre[varies], power(tyler_shape(some[:, varies] - centre[varies]), -1))
 
 
-def _histogram(users: Users, varies: np.ndarray, radii: Radii) -> tuple[Histogram, float]:
-    """Of the classes' log radii, and the largest r²."""
+def _histogram(users: Users, varies: np.ndarray, radii: Radii) -> Arrays:
+    """The `Histogram` of the classes' log radii, and the largest r², ()."""
     classes, largest = len(users.counts), np.zeros(1)
     seen = Histogram.of(np.empty(0), np.empty(0, int), classes)
 
@@ -331,4 +339,6 @@ def _histogram(users: Users, varies: np.ndarray, radii: Radii) -> tuple[Histogra
             seen = seen.merged(Histogram.of(np.log(squared) / 2, z[known], classes))
 
     users.go("pass 2 of 5, radii", visit)
-    return seen.of_all(users.ranks), float(users.ranks.gathered(largest).max())
+    of_all_ranks = seen.of_all(users.ranks)
+    most = np.array(users.ranks.gathered(largest).max())
+    return {"top": of_all_ranks.top, "bins": of_all_ranks.counts, "largest": most}

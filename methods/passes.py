@@ -30,6 +30,17 @@ among those of all shards -> whatever is to be added up.
 """
 
 
+Arrays = Mapping[str, np.ndarray]
+
+Once = Callable[[str, Callable[[], Arrays]], Arrays]
+"""A pass's name, and what does it -> what it has learnt, now or before the work was interrupted."""
+
+
+def forgetful(name: str, work: Callable[[], Arrays]) -> Arrays:
+    """Does every pass now."""
+    return work()
+
+
 @dataclass(frozen=True)
 class Users:
     """The users of all shards, as a rank sees them.
@@ -110,18 +121,18 @@ class Streamed:
     """How a method goes through users in blocks.
 
     Attributes:
-        learn: users, the method's options and the run's seed -> what it knows of them, a dataclass
-            of arrays, which the output folder keeps.
+        learn: users, the method's options, the run's seed and what keeps its passes -> what it
+            knows of them, a dataclass of arrays, which the output folder keeps.
         kept: that dataclass.
         edit: what is done to a user, by what is known.
     """
 
-    learn: Callable[[Users, Any, int], Any]
+    learn: Callable[[Users, Any, int, Once], Any]
     kept: type
     edit: Callable[[Any], Edit]
 
 
-def moments(users: Users, options: None = None, seed: int = 0) -> Moments:
+def moments(users: Users, options: None = None, seed: int = 0, once: Once = forgetful) -> Moments:
     """All that a closed form needs, from one pass; draws nothing."""
     seen = Moments.none(len(users.numbers), users.dimensions)
 

@@ -12,16 +12,18 @@ r + 2 N, ..., and the sums go over all. In the output folder:
     eraser.safetensors  leace's map, for users who come later (eraser=FILE)
     manifest.json       what it is made of; then, once all is there, what came out
     stream.log          what was printed, with times
+    .pass-K-*.npz       what pass K of several has learnt, until the moments are there
 
 The manifest is there before the first shard. So the same command goes on where it was interrupted,
 with the same moments, whatever the number of processes; any other command is refused there.
 """
 
 import contextlib
+import hashlib
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,7 +40,7 @@ from data.tables.user_table import FLOATS
 from methods import METHODS
 from methods.eraser_files import About, save_eraser
 from methods.leace import AffineEraser, Erasing
-from methods.passes import Edit, Rows, Users
+from methods.passes import Arrays, Edit, Once, Rows, Users
 from methods.stamps import check_same, check_unchanged, stamps
 from utils.config import AttackConfig, RunConfig
 from utils.errors import UserError
@@ -79,7 +81,8 @@ def stream(config: RunConfig) -> dict[str, Any]:
         if ranks.sum(np.array([found]))[0]:
             known = ranks.agree(lambda: learnt(target, how.kept))
         else:
-            known = how.learn(users, method.options_of(config), config.seed)
+            once = keeper(target, made_of, ranks)
+            known = how.learn(users, method.options_of(config), config.seed, once)
             ranks.alone(lambda: begin(target, made_of, known, users))
         edit = ranks.agree(lambda: how.edit(known))
         ranks.alone(lambda: keep_eraser(config, users, edit))
@@ -294,12 +297,38 @@ def learnt(target: Path, kept: type) -> Any:
     return kept(**{field.name: arrays[field.name] for field in fields(kept)})
 
 
+def keeper(target: Path, made_of: Mapping[str, Any], ranks: Ranks) -> Once:
+    """Keeps what a pass has learnt in a file of the output folder; those of other inputs or
+    settings have other names.
+    """
+    mark = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]
+
+    def once(name: str, work: Callable[[], Arrays]) -> Arrays:
+        path = target / f".{name}-{mark}.npz"
+        if ranks.sum(np.array([ranks.first and path.exists()]))[0]:
+            kept = ranks.agree(lambda: read_arrays(path))
+            ranks.alone(lambda: log.info("  %s was done before the work was interrupted", name))
+            return kept
+        arrays = work()
+        ranks.alone(lambda: save_arrays(path, arrays))
+        return arrays
+
+    return once
+
+
+def save_arrays(path: Path, arrays: Arrays) -> None:
+    """A .npz file, whole or not at all."""
+    with replace_file(path) as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
 def begin(target: Path, made_of: Mapping[str, Any], known: Any, users: Users) -> None:
     """Write what was learnt, then the manifest, which makes the folder this work's."""
-    with replace_file(target / MOMENTS) as file:
-        arrays = {field.name: getattr(known, field.name) for field in fields(known)}
-        np.savez(file, allow_pickle=False, numbers=users.numbers, **arrays)
+    arrays = {field.name: getattr(known, field.name) for field in fields(known)}
+    save_arrays(target / MOMENTS, {"numbers": users.numbers, **arrays})
     write_json(target / MANIFEST, {**made_of, "moments": file_checksum(target / MOMENTS)})
+    for path in target.glob(".pass-*.npz"):
+        path.unlink()
 
 
 def keep_eraser(config: RunConfig, users: Users, edit: Edit) -> None:

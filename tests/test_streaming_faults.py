@@ -5,6 +5,7 @@ that change meanwhile. It ends in one line, nothing half-written counts, the nex
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -15,7 +16,7 @@ import pytest
 
 import main
 from methods import streaming
-from tests.forked import dying, limited, one_of
+from tests import forked
 from tests.test_failures import failing
 from tests.test_streaming import CALIBRATED, STREAM, free_port, ranks, refused, shop, whole
 from utils.runs import files
@@ -39,20 +40,32 @@ def complaint(ended):
 FULL = "No space left on device; free some space"
 
 
-@pytest.mark.parametrize("method", [["method=leace"], CALIBRATED])
-def test_a_full_disk_is_named_and_the_same_command_goes_on(shop, capsys, monkeypatch, method):
+PASSES = [".pass-1", ".pass-2", ".pass-3"]
+
+
+@pytest.mark.parametrize(
+    ("method", "passes", "map_of"),
+    [(["method=leace"], [], ["eraser.safetensors"]), (CALIBRATED, PASSES, [])],
+)
+def test_a_full_disk_is_named_and_the_same_command_goes_on(
+    shop, capsys, monkeypatch, method, passes, map_of
+):
     """It is full after 0, 1, ... files have been written."""
     keys = [*STREAM, *method, "output=out/"]
     assert main.main([*STREAM, *method, "output=at-once/"]) == 0
-    leace = ["eraser.safetensors"] if "method=leace" in method else []
-    written = ["moments.npz", "manifest.json", *leace, *bytes_of("at-once"), "manifest.json"]
+    begun = [*passes, "moments.npz", "manifest.json"]
+    written = [*begun, *map_of, *bytes_of("at-once"), "manifest.json"]
     for after, name in enumerate(written):
         with monkeypatch.context() as patch:
             patch.setattr(files.os, "fsync", failing(errno.ENOSPC, after))
             line = refused(capsys, *keys)
-        assert line.startswith(f"error: out/{name}: {FULL}")
-        assert {path.name for path in Path("out").iterdir()} == {*written[:after], "stream.log"}
+        assert line.startswith(f"error: out/{name}") and f": {FULL}" in line
+        there = {re.sub("-[0-9a-f]{16}.npz", "", path.name) for path in Path("out").iterdir()}
+        kept = [one for one in written[:after] if after < len(begun) or one not in passes]
+        assert there == {*kept, "stream.log"}
         assert main.main(keys) == 0
+        said = capsys.readouterr().out.count("was done before the work was interrupted")
+        assert said == (min(after, len(passes)) if after < len(begun) else 0)
         assert bytes_of("out") == bytes_of("at-once")
         shutil.rmtree("out")
 
@@ -68,7 +81,10 @@ def test_a_log_on_a_full_disk_is_said_by_the_first_rank_alone(shop, ranks):
 def test_a_shard_that_the_disk_does_not_take_is_named_with_its_rank(shop, ranks, fork):
     assert [one.end()[0] for one in ranks(2, *STREAM, *CALIBRATED, "output=two/")] == [0, 0]
     port, keys = free_port(), [*STREAM, *CALIBRATED, "output=out/"]
-    first, second = fork(one_of, 0, 2, port, *keys), fork(limited, 1, 2, port, 2000, *keys)
+    first, second = (
+        fork(forked.one_of, 0, 2, port, *keys),
+        fork(forked.limited, 1, 2, port, 2000, *keys),
+    )
     line = complaint([first.end(), second.end()])
     assert line.startswith("error: rank 1: out/part-1.npy: File too large; the file system")
     assert not Path("out/part-1.npy").exists()
@@ -90,8 +106,8 @@ def test_a_rank_that_is_killed_ends_the_others(shop, ranks, fork, end, at):
     """Three start, one of them is killed, and then it is done by two, or by one."""
     assert [one.end()[0] for one in ranks(3, *STREAM, *CALIBRATED, "output=three/")] == [0] * 3
     port, keys, start = free_port(), [*STREAM, *CALIBRATED, "output=out/"], time.monotonic()
-    started = [fork(one_of, rank, 3, port, *keys) for rank in (0, 2)]
-    killed = fork(dying, 1, 3, port, end, at, *keys)
+    started = [fork(forked.one_of, rank, 3, port, *keys) for rank in (0, 2)]
+    killed = fork(forked.dying, 1, 3, port, end, at, *keys)
     ended = [one.end() for one in [*started, killed]]
     assert time.monotonic() - start < 60
     assert [code for code, *_ in ended] == [2, 2, -signal.SIGKILL]
@@ -104,7 +120,9 @@ def test_a_rank_that_is_killed_ends_the_others(shop, ranks, fork, end, at):
         assert main.main(keys) == 0
         assert bytes_of("out") == bytes_of("three")
     else:
-        assert [one.end()[0] for one in ranks(2, *keys)] == [0, 0]
+        first, second = (one.end() for one in ranks(2, *keys))
+        assert (first[0], second[0]) == (0, 0)
+        assert "pass-2 was done before" in first[1]
         np.testing.assert_allclose(whole("out"), whole("three"), rtol=1e-5, atol=1e-6)
     assert not list(Path("out").glob(".*"))
 
@@ -153,9 +171,9 @@ def test_a_rank_that_sees_other_folders_says_so(shop, fork, monkeypatch, tmp_pat
     spoil, says = MOUNTS[what]
     spoil(there)
     port, keys = free_port(), [*STREAM, "method=leace", "output=out/"]
-    started = [fork(one_of, 0, 2, port, *keys)]
+    started = [fork(forked.one_of, 0, 2, port, *keys)]
     monkeypatch.chdir(there)
-    started.append(fork(one_of, 1, 2, port, *keys))
+    started.append(fork(forked.one_of, 1, 2, port, *keys))
     line = complaint([one.end() for one in started])
     assert line.startswith(f"error: rank 1: {says}")
     assert "every rank has to see the same" in line
@@ -192,3 +210,12 @@ def test_a_shard_that_has_gone_is_not_called_done(shop, capsys, monkeypatch):
     assert main.main(keys) == 0
     Path("out/manifest.json").write_text("{")
     assert "out/manifest.json is damaged; move out away" in refused(capsys, *keys)
+
+
+def test_a_dying_process_does_not_write_into_the_shard_of_the_next(tmp_path):
+    path = tmp_path / "part-0.npy"
+    with path.with_name(".part-0.npy.tmp").open("wb") as dying, files.replace_large(path) as file:
+        dying.write(b"before")
+        dying.flush()
+        file.write(b"new")
+    assert path.read_bytes() == b"new"
