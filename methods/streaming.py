@@ -71,8 +71,6 @@ def stream(config: RunConfig) -> dict[str, Any]:
     how = method.streamed
     assert how  # checked at the door
     with joined() as ranks, contextlib.ExitStack() as held:
-        if not ranks.first:  # what is said is said once
-            logging.getLogger().setLevel(logging.ERROR)
         users = look(config, ranks)
         made_of = described(config, users)
         found = ranks.alone(lambda: claim(config, ranks, made_of, held)) or False
@@ -97,7 +95,7 @@ def look(config: RunConfig | AttackConfig, ranks: Ranks) -> Users:
     assert config.user_embedding
     paths = ranks.agree(lambda: shard_paths(Path(config.user_embedding or "")))
     own = ranks.agree(lambda: stamps(config, paths))
-    first = json.loads(ranks.told(json.dumps(own)))
+    first = ranks.told(lambda: own)
     ranks.agree(lambda: check_same(config, own, first))
     files: dict[int, ArrayFile] = {}
     shapes = np.zeros((len(paths), 2))

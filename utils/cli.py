@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from utils.config import AttackConfig, RunConfig, load_configs
 from utils.errors import UserError, in_one_line
 from utils.messages import sweep_keys, sweep_point
-from utils.ranks import launched
+from utils.ranks import launched, speaks
 from utils.runs.listing import finished_runs
 from utils.runs.logs import console
 from utils.runs.records import Record
@@ -91,7 +91,7 @@ def execute(command: Command, argv: Sequence[str] | None = None) -> int:
                 print(finished_runs(Path(path)))
             return 0
         keep_freed_memory()
-        with console():
+        with console(logging.INFO if speaks() else logging.ERROR):
             for config in configs:
                 command.check(config)
             for record in dict.fromkeys(map(command.record, configs)):
@@ -169,6 +169,11 @@ def _run_all(command: Command, configs: list[Any]) -> int:
     if len(configs) == 1:
         set_threads(configs[0].threads)
         return _gate(command.run(configs[0]))
+    if launched():
+        raise UserError(
+            f"torchrun does one run at a time, and these are {len(configs)}; give "
+            f"{' and '.join(sweep_keys(configs))} one value each"
+        )
     done: list[dict[str, Any]] = []
     failures: list[str] = []
     exit_code = 0

@@ -6,16 +6,21 @@ silence means that one has gone.
 """
 
 import contextlib
+import json
 import os
+import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from tqdm import tqdm
 
 from utils.errors import UserError, first_line, in_one_line
@@ -32,6 +37,11 @@ SILENCE = timedelta(seconds=60)
 def launched() -> bool:
     """Whether `torchrun` has started this process."""
     return dist.is_torchelastic_launched()
+
+
+def speaks() -> bool:
+    """Whether this process is the one that says what is said once."""
+    return not launched() or os.environ.get("RANK") == "0"
 
 
 @dataclass(frozen=True)
@@ -55,22 +65,33 @@ class Ranks:
         """The numbers of the things, 0 to `things` - 1, that are this rank's part."""
         return range(self.rank, things, self.size)
 
-    def sum(self, array: np.ndarray) -> np.ndarray:
-        """The sum of the ranks' arrays, in float64; the same bytes in every rank.
+    def share(self, things: int) -> slice:
+        """The same as a run of neighbours, about as long in every rank; empty where there are more
+        ranks than things.
+        """
+        return slice(things * self.rank // self.size, things * (self.rank + 1) // self.size)
+
+    def add(self, tensor: Tensor) -> None:
+        """Put the sum of the ranks' tensors in the place of each; the same bytes in every rank.
 
         Raises:
             UserError: a rank has gone.
         """
+        if self.size == 1:
+            return
+        try:
+            dist.all_reduce(tensor)
+        except RuntimeError as error:
+            raise UserError(
+                f"rank {self.rank}: another rank has gone, or is silent for "
+                f"{SILENCE.total_seconds():.0f} s ({_briefly(error)}); what it said last "
+                "says why; what is finished is kept, and the same command goes on from there"
+            ) from None
+
+    def sum(self, array: np.ndarray) -> np.ndarray:
+        """The sum of the ranks' arrays, in float64; raises as `add`."""
         total = torch.from_numpy(np.array(array, dtype=np.float64))
-        if self.size > 1:
-            try:
-                dist.all_reduce(total)
-            except RuntimeError as error:
-                raise UserError(
-                    f"rank {self.rank}: another rank has gone, or is silent for "
-                    f"{SILENCE.total_seconds():.0f} s ({_briefly(error)}); what it said last says "
-                    "why; what is finished is kept, and the same command goes on from there"
-                ) from None
+        self.add(total)
         return total.numpy()
 
     def gathered(self, array: np.ndarray) -> np.ndarray:
@@ -82,25 +103,52 @@ class Ranks:
         all_of[ends[self.rank] - len(array) : ends[self.rank]] = array
         return self.sum(all_of)
 
-    def told(self, text: str) -> str:
-        """The first rank's text, in every rank."""
-        own = np.frombuffer(text.encode() if self.first else b"", np.uint8)
-        return self.gathered(own).astype(np.uint8).tobytes().decode()
-
     def agree(self, work: Callable[[], T]) -> T:
-        """What this rank's work gives, once that of every rank has; raises as `together`."""
-        made: list[T] = []
+        """What this rank's work gives, once that of every rank has; raises as `together`.
 
-        def part() -> Iterator[int]:
-            made.append(work())
-            yield 0
+        The work may take as long as it likes: a thread goes on with the sums meanwhile. It asks
+        for none itself.
+        """
+        if self.size == 1:
+            return work()
+        done, failures = threading.Event(), list[Exception]()
 
-        self.together(part())
-        return made[0]
+        def waiting() -> Iterator[int]:
+            while not done.wait(BEAT):
+                yield 0
+            if failures:
+                raise failures[0]
+
+        with ThreadPoolExecutor(1) as pool:
+            others = pool.submit(self.together, waiting())
+            try:
+                made = work()
+            except Exception as error:  # told to the others first
+                failures.append(error)
+            finally:
+                done.set()
+            others.result()
+        return made
 
     def alone(self, work: Callable[[], T]) -> T | None:
         """What the first rank's work gives, to it, while the others wait; raises as `together`."""
         return self.agree(lambda: work() if self.first else None)
+
+    def told(self, work: Callable[[], T]) -> T:
+        """What the first rank's work gives, to all; JSON can hold it. Raises as `together`."""
+        if self.size == 1:
+            return work()
+        said = self.alone(lambda: json.dumps(work()).encode()) or b""
+        letters = self.gathered(np.frombuffer(said, np.uint8))
+        made: T = json.loads(letters.astype(np.uint8).tobytes())
+        return made
+
+    def in_turn(self, work: Callable[[], T]) -> T:
+        """What this rank's work gives, which finds what the first rank's has left on the disk;
+        raises as `together`.
+        """
+        made = self.alone(work)
+        return self.agree(lambda: work() if made is None else made)
 
     def together(self, part: Iterable[int], title: str = "", rows: int = 0) -> None:
         """Do this rank's part while the others do theirs; the end of the last one ends all.
@@ -153,6 +201,10 @@ def _briefly(error: Exception) -> str:
     return first_line(error).partition("] ")[2].partition(". ")[0] or first_line(error)
 
 
+ALONE = Ranks()
+"""A single process."""
+
+
 def _until_beat(pieces: Iterator[int]) -> tuple[int, bool]:
     """Rows done until the next sum is due, and whether there is nothing more to do."""
     due, worked = time.monotonic() + BEAT, 0
@@ -165,7 +217,8 @@ def _until_beat(pieces: Iterator[int]) -> tuple[int, bool]:
 
 @contextlib.contextmanager
 def joined() -> Iterator[Ranks]:
-    """This process among those that `torchrun` has started, or alone.
+    """This process among those that `torchrun` has started, or alone. Within it the first one
+    alone shows progress bars; what ends another is said by that once it is over.
 
     Raises:
         UserError: they can't reach one another.
@@ -181,11 +234,14 @@ def joined() -> Iterator[Ranks]:
             "GLOO_SOCKET_IFNAME=eth0, or the like, names the network to them"
         ) from None
     ranks = Ranks(dist.get_rank(), dist.get_world_size())
-    try:
-        yield ranks
-    except KeyboardInterrupt:  # torchrun hands it to all, and the first one says so
-        if ranks.first:
-            raise
-        raise SystemExit(130) from None
-    finally:
-        dist.destroy_process_group()
+    with contextlib.ExitStack() as held:
+        held.callback(dist.destroy_process_group)
+        if not ranks.first:
+            nowhere = held.enter_context(Path(os.devnull).open("w"))
+            held.enter_context(contextlib.redirect_stderr(nowhere))
+        try:
+            yield ranks
+        except KeyboardInterrupt:  # torchrun hands it to all, and the first one says so
+            if ranks.first:
+                raise
+            raise SystemExit(130) from None

@@ -27,8 +27,12 @@ PACKAGES = ("torch", "numpy", "scipy", "pandas", "scikit-learn", "xgboost")
 
 
 def available_cores() -> int:
-    """Cores that this process may use, which may be fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use, which may be fewer than the machine has: its share, of
+    several processes that torchrun has started on it.
+    """
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def set_threads(threads: int | None) -> int:

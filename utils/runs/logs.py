@@ -22,11 +22,11 @@ class _Console(logging.Handler):
 
 
 @contextlib.contextmanager
-def console() -> Iterator[None]:
-    """Show messages of level INFO and above while the context lasts."""
-    handler = _Console(logging.INFO)
+def console(level: int = logging.INFO) -> Iterator[None]:
+    """Show messages of this level and above while the context lasts."""
+    handler = _Console(level)
     root = logging.getLogger()
-    level = root.level
+    before = root.level
     root.addHandler(handler)
     root.setLevel(logging.DEBUG)
     logging.captureWarnings(True)
@@ -35,7 +35,7 @@ def console() -> Iterator[None]:
     finally:
         logging.captureWarnings(False)
         root.removeHandler(handler)
-        root.setLevel(level)
+        root.setLevel(before)
 
 
 class _LogFile(logging.FileHandler):
