@@ -14,6 +14,7 @@ if __name__ == "__main__":  # before the imports that take their time
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,7 @@ from utils.config import Group, RunConfig, identity
 from utils.errors import UserError
 from utils.messages import sweep_table
 from utils.metrics import evaluate_users, means
+from utils.ranks import Ranks, joined
 from utils.reproduction import renew_report
 from utils.runs.checkpoint import CheckpointFile
 from utils.runs.files import file_checksum, write_json_lines
@@ -59,13 +61,9 @@ from utils.seeds import numpy_generator, torch_generator
 from utils.threads import Threads
 
 
-def run(config: RunConfig, asked: bool = True) -> dict[str, Any]:
+def run(config: RunConfig) -> dict[str, Any]:
     """One run from its config to its folder; returns the summary. A finished run is not redone
     (its summary has the key "found").
-
-    Args:
-        config: what to run.
-        asked: False for an original that another method starts from.
     """
     if config.stream == "on":
         return stream(config)
@@ -73,23 +71,37 @@ def run(config: RunConfig, asked: bool = True) -> dict[str, Any]:
         return apply_fitted(config)
     if config.user_embedding:
         config = of_file(config)
+    with joined() as ranks:
+        return run_together(config, ranks)
+
+
+def run_together(config: RunConfig, ranks: Ranks, asked: bool = True) -> dict[str, Any]:
+    """The same by one process or several.
+
+    Args:
+        config: what to run.
+        ranks: who do it; the first one alone writes.
+        asked: False for an original that another method starts from.
+    """
     method, device = METHODS[config.method], resolve_device(config.device)
-    data = load(config, device)
+    data = ranks.in_turn(lambda: load(config, device))
     groups = method.groups - (set() if data.dataset else {Group.DATA, Group.TRAINING})
     original = original_folder(config, data) if method.fit and data.dataset else None
-    with session(config, groups, data.checksums, method.title, asked, original) as this:
+    with session(config, groups, data.checksums, method.title, asked, original, ranks) as this:
         if this.summary is None:
             threads = Threads(1 if config.threads else available_cores())
             if not method.fit:
-                model, results = train_recommender(config, data, this.folder, threads)
+                model, results = train_recommender(config, data, this.folder, threads, ranks)
             elif original:
-                first = run(replace(config, method="original"), asked=False)
+                first = run_together(replace(config, method="original"), ranks, asked=False)
                 model, results = unlearn_recommender(config, data, original, this.folder, threads)
                 results["original"] = first["test"]
             else:
                 model, results = None, unlearn_table(config, data, this.folder, threads)
             if model and data.dataset:
-                results["test"] = save(config, model, data.dataset, this.folder)
+                results["test"] = ranks.told(
+                    partial(save, config, model, data.dataset, this.folder)
+                )
             results = {**data.described(), **results}
             checksums = {**data.checksums}
             if original:
@@ -213,14 +225,14 @@ def fresh_model(config: RunConfig, dataset: Dataset) -> Recommender:
 
 
 def train_recommender(
-    config: RunConfig, data: Data, folder: RunFolder, threads: Threads
+    config: RunConfig, data: Data, folder: RunFolder, threads: Threads, ranks: Ranks
 ) -> tuple[Recommender, dict[str, Any]]:
     """Train from scratch, or go on from the folder's checkpoint; an in-training method adds its
     penalty. Returns the model and what the summary records.
     """
     dataset = data.dataset
     assert dataset is not None
-    model = fresh_model(config, dataset)
+    model = ranks.in_turn(lambda: fresh_model(config, dataset))
     per_example = {"bce": 2, "bpr": 3}[config.loss]
     model.prepare_training(per_example * config.batch_size, config.propagation_mb)
     penalty = None
@@ -242,7 +254,7 @@ def train_recommender(
         config.cuda_graphs,
     )
     ranked = dataset.validation, dataset.test
-    trained = train(model, sampler, *ranked, settings, folder, penalty, threads)
+    trained = train(model, sampler, *ranked, settings, folder, penalty, threads, ranks)
     path = {"propagation": model.training_path} if model.training_path else {}
     return model, trained.summary() | path
 

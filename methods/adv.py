@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from methods.base import Method
 from models.training.step import Penalty
+from utils.ranks import ALONE, Ranks
 from utils.schema import CHECKED, Count, Weight, key
 
 UNKNOWN = -1
@@ -101,11 +102,14 @@ class AdversaryPenalty(Penalty):
     def applies(self, batch: int) -> bool:
         return True
 
-    def forward(self, user_embedding: Tensor, users: Tensor) -> Tensor:
-        rows = nn.functional.embedding(users, user_embedding)
+    def forward(self, user_embedding: Tensor, users: Tensor, ranks: Ranks = ALONE) -> Tensor:
+        own = ranks.share(len(users))
+        rows = nn.functional.embedding(users[own], user_embedding)
         logits = self.layers(reverse_gradient(rows, self.scale))
         labels = self.labels[users]
-        total = nn.functional.cross_entropy(logits, labels, ignore_index=UNKNOWN, reduction="sum")
+        total = nn.functional.cross_entropy(
+            logits, labels[own], ignore_index=UNKNOWN, reduction="sum"
+        )
         return total / (labels != UNKNOWN).sum().clamp(min=1)
 
 

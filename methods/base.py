@@ -83,6 +83,11 @@ class Method:
             groups.add(self.options)
         return frozenset(groups)
 
+    @property
+    def shared(self) -> bool:
+        """Whether several processes can share its work with all users in memory."""
+        return not self.fit
+
     def options_of(self, config: RunConfig) -> Any:
         """Its options, with the values that a `methods.ExperimentConfig` has for them."""
         if self.options is None:

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from data.dataset import PLUS
 from data.tables.formats import format_of
 from data.tables.manifest import manifest_path
@@ -31,9 +33,9 @@ def check_run(config: RunConfig) -> None:
     if config.stream == "on":
         check_stream(config)
         return
+    device = resolve_device(config.device)
     if launched():
-        raise UserError("torchrun is for stream=on; start python main.py, which is one process")
-    resolve_device(config.device)
+        check_launched(config, device)
     path = config.user_embedding
     if config.eraser:
         check_eraser(config)
@@ -125,6 +127,26 @@ def check_stream(config: RunConfig) -> None:
                 f"output {config.output} holds {name} {source.name}, which would be written over; "
                 "name another folder"
             )
+
+
+def check_launched(config: RunConfig, device: torch.device) -> None:
+    """Refuse what several processes can't share.
+
+    Raises:
+        UserError: says which.
+    """
+    if config.eraser or not METHODS[config.method].shared:
+        what = "eraser=FILE" if config.eraser else f"method {config.method}"
+        *able, last = (name for name in METHODS if METHODS[name].shared)
+        raise UserError(
+            f"torchrun is for method {', '.join(able)} or {last}, and for stream=on; {what} is one "
+            "process's: start python main.py"
+        )
+    if device.type != "cpu":
+        raise UserError(
+            f'torchrun shares work between CPUs, and device is "{device}"; add device=cpu, or '
+            "start python main.py"
+        )
 
 
 def check_eraser(config: RunConfig) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from methods.base import Method
 from methods.losses.mmd import Classes, mmd, mmd_gradient
 from models.training.step import Penalty
+from utils.ranks import ALONE, Ranks
 from utils.schema import CHECKED, Count, Weight, key
 
 
@@ -58,8 +59,9 @@ class MMDPenalty(Penalty):
     def applies(self, batch: int) -> bool:
         return batch % self.interval == 0
 
-    def forward(self, user_embedding: Tensor, users: Tensor) -> Tensor:
-        return self.weight * _MMD.apply(user_embedding[self.known], self.classes)
+    def forward(self, user_embedding: Tensor, users: Tensor, ranks: Ranks = ALONE) -> Tensor:
+        # of all users, whatever the batch: the whole term in every rank, by its share of the weight
+        return self.weight / ranks.size * _MMD.apply(user_embedding[self.known], self.classes)
 
 
 def penalty(

@@ -5,6 +5,7 @@ the fixtures.
 """
 
 import json
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,8 @@ same_sums()  # as the commands begin
 N_USERS, N_ITEMS, PER_USER = 80, 160, 24
 
 PROCESSES = (
-    "attack", "audit", "failures", "interruption", "streaming", "streaming_faults", "streams",
-    "structure",
+    "attack", "audit", "failures", "interruption", "processes", "streaming", "streaming_faults",
+    "streams", "structure",
 )  # fmt: skip
 """Test files that start a fork server or joblib's workers, which take seconds to start and stay."""
 
@@ -82,6 +83,31 @@ def fork(tmp_path_factory: pytest.TempPathFactory):
     for one in started:
         one.process.kill()
         one.process.join()
+
+
+@pytest.fixture
+def ranks(fork):
+    """Start a work, main.py's unless said, as so many ranks of one work."""
+    from tests.forked import one_of
+
+    def start(size, *arguments, work=one_of):
+        port = free_port()
+        return [fork(work, rank, size, port, *arguments) for rank in range(size)]
+
+    return start
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens at."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
+
+
+def last_line(said: str) -> str:
+    """What is left of a terminal's line once progress bars have been written over."""
+    return said.rstrip().splitlines()[-1].rpartition("\r")[2]
 
 
 def write_workspace(folder: Path) -> Path:

@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -20,6 +21,7 @@ import torch
 
 import attack
 import main
+from utils import ranks
 from utils.start import start
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -95,9 +97,29 @@ def unread(program: str, *arguments: str) -> NoReturn:
 
 def one_of(rank: int, size: int, port: int, *arguments: str) -> int:
     """main.py's exit code, as one of the processes that torchrun starts."""
+    _launch(rank, size, port)
+    return main.main(list(arguments))
+
+
+def patient(rank: int, size: int, port: int) -> int:
+    """0 where the others wait for the first rank's work, which takes longer than their patience
+    with silence, and where all are told what came out.
+    """
+    _launch(rank, size, port)
+    ranks.SILENCE = timedelta(seconds=2)
+    ranks.BEAT = 0.5
+
+    def work() -> dict:
+        time.sleep(4)
+        return {"by": rank}
+
+    with ranks.joined() as joined:
+        return joined.told(work)["by"]
+
+
+def _launch(rank: int, size: int, port: int) -> None:
     os.environ |= {"TORCHELASTIC_RUN_ID": "none", "RANK": str(rank), "WORLD_SIZE": str(size)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    return main.main(list(arguments))
 
 
 def limited(rank: int, size: int, port: int, most: int, *arguments: str) -> int:

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -21,7 +20,7 @@ from methods.gaussian import Moments
 from methods.leace import least_squares, of_moments
 from methods.shard_sample import drawn, sample_of_shards
 from methods.streaming import look
-from tests.forked import one_of
+from tests.conftest import last_line
 from utils.config import AttackConfig
 from utils.ranks import joined
 
@@ -166,28 +165,6 @@ def test_two_processes_of_torchrun_give_what_one_does(shop):
     Path("two/part-2.npy").unlink()
     assert main.main([*keys, "output=two/"]) == 0
     assert Path("two/part-2.npy").read_bytes() == last
-
-
-@pytest.fixture
-def ranks(fork):
-    """Start main.py as so many ranks."""
-
-    def start(size, *arguments):
-        port = free_port()
-        return [fork(one_of, rank, size, port, *arguments) for rank in range(size)]
-
-    return start
-
-
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
-def last_line(said):
-    """What is left of a terminal's line once progress bars have been written over."""
-    return said.rstrip().splitlines()[-1].rpartition("\r")[2]
 
 
 @pytest.mark.parametrize("method", [["method=barycentre"], CALIBRATED])
@@ -377,7 +354,12 @@ def test_keys_that_make_no_sense_together(shop, capsys, monkeypatch):
     ]:  # fmt: skip
         assert says in refused(capsys, *keys)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
-    assert "torchrun is for stream=on" in refused(capsys, "method=d2d")
+    said = refused(capsys, "method=u2u")
+    assert "torchrun is for method original, retrain or adv, and for stream=on; method u2u" in said
+    assert "eraser=FILE is one process's" in refused(capsys, "eraser=a", "user_embedding=b")
+    assert "one run at a time, and these are 4; give model and seed" in refused(
+        capsys, "seed=[0,1]", 'model=["ncf","lgn"]', "method=retrain"
+    )
 
 
 def test_shards_without_users_and_of_other_byte_orders(shop):

@@ -17,11 +17,12 @@ import pytest
 import main
 from methods import streaming
 from tests import forked
+from tests.conftest import free_port
 from tests.test_failures import failing
-from tests.test_streaming import CALIBRATED, STREAM, free_port, ranks, refused, shop, whole
+from tests.test_streaming import CALIBRATED, STREAM, refused, shop, whole
 from utils.runs import files
 
-__all__ = ["ranks", "shop"]
+__all__ = ["shop"]
 
 
 def bytes_of(folder):

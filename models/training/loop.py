@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from models.base import Recommender
 from models.training.step import Penalty, Trainer, TrainingSettings
 from utils.errors import UserError, in_one_line
 from utils.metrics import Candidates, evaluate
+from utils.ranks import ALONE, Ranks
 from utils.runs.checkpoint import damaged, load_checkpoint, save_checkpoint
 from utils.runs.files import write_json_lines
 from utils.runs.folder import RunFolder
@@ -63,6 +65,7 @@ def train(
     folder: RunFolder,
     penalty: Penalty | None = None,
     threads: Threads = UNCHANGED,
+    ranks: Ranks = ALONE,
 ) -> Trained:
     """Train `model` in place and leave the chosen epoch's weights in it.
 
@@ -72,6 +75,10 @@ def train(
     own). Test metrics are recorded every epoch and used for nothing, unless
     `settings.selection` is "test".
 
+    Of several ranks, called with the same arguments, the first one evaluates and writes, and tells
+    the others what it has found. They all read the checkpoint, which another number of ranks may
+    have left.
+
     Args:
         model: what to train.
         sampler: draws an epoch's data, on the model's device.
@@ -80,18 +87,40 @@ def train(
         folder: gets metrics.jsonl and the checkpoint, and is resumed from.
         penalty: of an in-training method.
         threads: of the steps, on a CPU.
+        ranks: who train.
 
     Raises:
         UserError: a loss or a weight is not finite; the epoch before stays in the checkpoint.
     """
     device = model.user_embedding.device
-    trainer = Trainer(model, penalty, settings, threads)
+    trainer = Trainer(model, penalty, settings, threads, ranks)
     trained, optimizer = trainer.trained, trainer.optimizer
     history: list[dict[str, Any]] = []
     best: dict[str, Any] = {"epoch": 0, "value": -math.inf, "state": {}}
-    if saved := _resume(folder, trained, optimizer, device):
+    if saved := ranks.agree(lambda: _resume(folder, trained, optimizer, device)):
         history, best = saved
         log.info("Resuming after epoch %d of %d", len(history), settings.epochs)
+    epochs = ranks.told(lambda: len(history))
+    ranks.agree(lambda: _check_same(epochs, len(history), folder))
+
+    def evaluated() -> dict[str, Any]:
+        score = model.scorer()
+        found = {} if validation is None else {"validation": evaluate(score, validation)}
+        return found | {"test": evaluate(score, test)}
+
+    def check(epoch: int, totals: list[float]) -> None:
+        if where := _divergence(totals, trained):
+            weight = "" if penalty is None else ", or the weight of the method's own term"
+            kept = f"epoch {epoch - 1} is kept in {folder.checkpoint}" if history else "none yet"
+            raise UserError(
+                f"epoch {epoch}, {where}; lower lr (now {settings.lr:g}){weight}. "
+                f"Last good state: {kept}"
+            )
+
+    def keep() -> None:
+        _save_checkpoint(folder, trained, optimizer, history, best)
+        write_json_lines(folder.path / "metrics.jsonl", history)
+
     draw = sampler.examples if settings.loss == "bce" else sampler.comparisons
     bar = tqdm(desc="training", unit="batch", dynamic_ncols=True)
     with bar:
@@ -103,21 +132,10 @@ def train(
             bar.total, bar.n = settings.epochs * steps, (epoch - 1) * steps
             losses, totals = trainer.epoch(data, bar.update)
             seconds = time.perf_counter() - start
-            if where := _divergence(totals, trained):
-                weight = "" if penalty is None else ", or the weight of the method's own term"
-                kept = (
-                    f"epoch {epoch - 1} is kept in {folder.checkpoint}" if history else "none yet"
-                )
-                raise UserError(
-                    f"epoch {epoch}, {where}; lower lr (now {settings.lr:g}){weight}. "
-                    f"Last good state: {kept}"
-                )
+            ranks.agree(partial(check, epoch, totals))
             loss = math.fsum(losses) / len(losses)
             record: dict[str, Any] = {"epoch": epoch, "loss": loss, "seconds": seconds}
-            score = model.scorer()
-            if validation is not None:
-                record["validation"] = evaluate(score, validation)
-            record["test"] = evaluate(score, test)
+            record |= ranks.told(evaluated)
             history.append(record)
             value = epoch if settings.selection == "last" else record[settings.selection][CRITERION]
             if value > best["value"]:
@@ -125,10 +143,22 @@ def train(
                 best = {"epoch": epoch, "value": value, "state": state}
             bar.set_postfix_str(_short(record))
             log.debug("epoch %d/%d  %s", epoch, settings.epochs, _short(record))
-            _save_checkpoint(folder, trained, optimizer, history, best)
-            write_json_lines(folder.path / "metrics.jsonl", history)
+            ranks.alone(keep)
     model.load_state_dict(best["state"])
     return Trained(best["epoch"], history, sum(record["seconds"] for record in history))
+
+
+def _check_same(epochs: int, own: int, folder: RunFolder) -> None:
+    """Refuse to go on from another epoch than the first rank.
+
+    Raises:
+        UserError: this rank sees another checkpoint, or none.
+    """
+    if own != epochs:
+        raise UserError(
+            f"{folder.checkpoint} is of epoch {own} here and of epoch {epochs} to the first rank; "
+            "results_path must be a folder that all of them see"
+        )
 
 
 def _divergence(losses: list[float], trained: nn.Module) -> str | None:

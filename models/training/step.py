@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from models.base import Recommender
 from models.training.graphs import Batch, PlainSteps, ReplayedSteps, Work, recorder_for
 from models.training.precision import Logits, at_precision, products
+from utils.ranks import ALONE, Ranks
 from utils.threads import UNCHANGED, Threads
 
 
@@ -21,8 +23,10 @@ class Penalty(nn.Module, ABC):
         """Whether the `batch`-th batch of an epoch, from 0, has the term."""
 
     @abstractmethod
-    def forward(self, user_embedding: Tensor, users: Tensor) -> Tensor:
-        """The term for a batch of users (n,)."""
+    def forward(self, user_embedding: Tensor, users: Tensor, ranks: Ranks = ALONE) -> Tensor:
+        """The term for a batch of users (n,); of several ranks, this one's part: the parts of all,
+        and their gradients, add up to the term.
+        """
 
 
 def bce(logits: Logits, batch: Batch) -> Tensor:
@@ -59,11 +63,15 @@ class TrainingSettings:
 class Trainer:
     """A model in training.
 
+    Several ranks have the same model and the same data. Of each batch a rank does its share; the
+    gradients are added up, and all make the same step.
+
     Args:
         model: trained in place, on the device that it is on.
         penalty: of an in-training method.
         settings: see there.
         threads: of the steps, on a CPU.
+        ranks: who train.
 
     Attributes:
         trained: the model and the penalty (an empty module for none).
@@ -76,6 +84,7 @@ class Trainer:
         penalty: Penalty | None,
         settings: TrainingSettings,
         threads: Threads = UNCHANGED,
+        ranks: Ranks = ALONE,
     ):
         device = model.user_embedding.device
         self.trained = nn.ModuleList([model, penalty or nn.Module()])
@@ -86,9 +95,12 @@ class Trainer:
         self._logits = at_precision(model, settings.precision, device)
         self._loss = LOSSES[settings.loss]
         self._precision = settings.precision
+        self._ranks = ranks
         size = settings.batch_size
         lookups = size * (2 if settings.loss == "bpr" else 1)
-        recorder = recorder_for(device, lookups) if settings.cuda_graphs == "on" else None
+        # what ranks tell one another can't be recorded
+        recorded = settings.cuda_graphs == "on" and ranks.size == 1
+        recorder = recorder_for(device, lookups) if recorded else None
         self._steps = (
             ReplayedSteps(self._step, size, recorder)
             if recorder
@@ -112,16 +124,43 @@ class Trainer:
 
     def _step(self, batch: Batch, with_penalty: bool) -> tuple[Tensor, Tensor]:
         self.optimizer.zero_grad(set_to_none=True)
-        loss = total = self._loss(self._logits, batch)
+        loss = total = self._own_part(batch)
         if with_penalty and self._penalty:
-            total = loss + self._penalty(self._user_embedding, batch[0])
+            total = loss + self._penalty(self._user_embedding, batch[0], self._ranks)
         total.backward()
+        loss, total = self._added_up(loss.detach(), total.detach())
         # Adam refuses to be recorded unless it is told so, and warns where it is told in vain
         (group,) = self.optimizer.param_groups
         group["capturable"] = self._on_gpu and torch.cuda.is_current_stream_capturing()
         self.optimizer.step()
         group["capturable"] = False
-        return loss.detach(), total.detach()
+        return loss, total
+
+    def _own_part(self, batch: Batch) -> Tensor:
+        """This rank's part of a batch's mean loss."""
+        if self._ranks.size == 1:
+            return self._loss(self._logits, batch)
+        examples = len(batch[0])
+        own = self._ranks.share(examples)
+        weight = (own.stop - own.start) / examples
+        # a rank without a share does an example for nothing: its gradients, zeros, are of the same
+        # parameters as the others'
+        users, items, third = (part[own] if weight else part[:1] for part in batch)
+        return weight * self._loss(self._logits, (users, items, third))
+
+    def _added_up(self, loss: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
+        """The two losses of all ranks; the gradients become those of all, too."""
+        if self._ranks.size == 1:
+            return loss, total
+        moved = [one for one in self.trained.parameters() if one.grad is not None]
+        parts = [*(cast(Tensor, one.grad) for one in moved), loss, total]
+        everything = torch.cat([part.reshape(-1) for part in parts])
+        self._ranks.add(everything)
+        pieces = everything.split([part.numel() for part in parts])
+        *gradients, loss, total = map(Tensor.view_as, pieces, parts)
+        for one, gradient in zip(moved, gradients, strict=True):
+            one.grad = gradient
+        return loss, total
 
 
 def _never(batch: int) -> bool:

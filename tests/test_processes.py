@@ -1,0 +1,107 @@
+"""Several processes that torchrun starts do what one does: training, and what the first one writes.
+
+With stream=on: test_streaming.py.
+"""
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import main
+from tests.conftest import last_line
+from tests.forked import patient
+
+SMALL = ["batch_size=1173", "embedding_size=4", "num_ng=1", "threads=1", "lr=0.02"]
+"""Of an epoch's 3520 examples the last batch has one, and a rank of two nothing to do in it."""
+
+STRONG = {"original": [], "retrain": ["retrain_interval=2", "retrain_trade_off=30"], "adv": []}
+
+
+def folder(model, method, place="exp_results"):
+    return Path(place) / model / "ml-100k" / method / "seed-0"
+
+
+def history(*where):
+    lines = (folder(*where) / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def losses(*where):
+    return [record["loss"] for record in history(*where)]
+
+
+def embedding(*where):
+    return np.load(folder(*where) / "weights" / "user_embedding.npy")
+
+
+@pytest.mark.parametrize(
+    ("model", "method"),
+    [("ncf", "original"), ("lgn", "original"), ("lgn", "retrain"), ("ncf", "adv")],
+)
+def test_two_ranks_train_as_one_process_does(workspace, ranks, model, method):
+    keys = [*SMALL, "epochs=3", f"model={model}", f"method={method}", *STRONG[method]]
+    ended = [one.end() for one in ranks(2, *keys, "results_path=two/", "record=tables")]
+    assert [code for code, *_ in ended] == [0, 0]
+    assert ended[1][1:] == ("", "")
+    assert main.main(keys) == 0
+    expected = losses(model, method)
+    np.testing.assert_allclose(losses(model, method, "two"), expected, rtol=1e-5)
+    assert expected[2] < 0.999 * expected[0]
+    apart = embedding(model, method, "two") - embedding(model, method)
+    assert np.abs(apart).max() < 1e-4 * np.abs(embedding(model, method)).max()
+    if method != "original":  # its term counts
+        assert main.main([*SMALL, "epochs=3", f"model={model}"]) == 0
+        without = np.array(losses(model, "original"))
+        assert np.abs(without / expected - 1).max() > 1e-4
+    summary = json.loads((folder(model, method, "two") / "summary.json").read_text())
+    assert summary["environment"]["processes"] == 2
+    assert len(Path("tables/runs.csv").read_text().splitlines()) == 2
+
+
+def test_a_rank_that_is_killed_ends_the_other_and_any_number_goes_on(workspace, ranks):
+    keys = [*SMALL, "model=lgn"]
+    first, second = ranks(2, *keys, "epochs=1000")
+    metrics = folder("lgn", "original") / "metrics.jsonl"
+    while not metrics.exists():
+        time.sleep(0.01)
+    second.process.kill()
+    code, _, error = first.end()
+    assert code == 2
+    assert "error: rank 0: another rank has gone" in last_line(error)
+    done = len(losses("lgn", "original"))
+    assert 1 <= done < 1000
+    # not the same run, but its checkpoint with fewer epochs to go
+    (checkpoint,) = metrics.parent.glob("checkpoint-*.pth")
+    keys.append(f"epochs={done + 2}")
+    assert main.main([*keys, "results_path=whole/"]) == 0
+    key = json.loads((folder("lgn", "original", "whole") / "summary.json").read_text())["key"]
+    checkpoint.rename(checkpoint.with_name(f"checkpoint-{key[:16]}.pth"))
+    ended = [one.end() for one in ranks(3, *keys)]
+    assert [code for code, *_ in ended] == [0] * 3
+    said = (metrics.parent / "train_log.log").read_text()
+    assert f"Resuming after epoch {done} of {done + 2}" in said
+    expected = losses("lgn", "original", "whole")
+    np.testing.assert_allclose(losses("lgn", "original"), expected, rtol=1e-5)
+
+
+def test_what_all_ranks_would_find_wrong_the_first_one_says(workspace, ranks):
+    first, second = (one.end() for one in ranks(2, *SMALL, "method=adv", "attribute=shoe"))
+    assert first[0] == second[0] == 2
+    assert last_line(first[2]).startswith("error: rank 0: ") and "shoe" in last_line(first[2])
+    assert second[1:] == ("", "")
+
+
+def test_a_finished_run_is_found_by_all_ranks(workspace, ranks):
+    assert main.main([*SMALL, "epochs=1"]) == 0
+    before = (folder("ncf", "original") / "summary.json").read_bytes()
+    first, second = (one.end() for one in ranks(2, *SMALL, "epochs=1"))
+    assert first[0] == second[0] == 0
+    assert "is done already" in first[1] and second[1:] == ("", "")
+    assert (folder("ncf", "original") / "summary.json").read_bytes() == before
+
+
+def test_others_wait_for_long_work_of_the_first_rank(workspace, ranks):
+    assert [one.end()[0] for one in ranks(2, work=patient)] == [0, 0]
