@@ -94,7 +94,7 @@ def check_stream(config: RunConfig) -> None:
     """
     if not (config.user_embedding and config.labels and config.output):
         raise UserError(
-            "stream=on needs user_embedding=FOLDER of .npy shards, labels=FOLDER (or a file) and "
+            "stream=on needs user_embedding=FOLDER of shards, labels=FOLDER (or a file) and "
             "output=FOLDER"
         )
     if not METHODS[config.method].streamed:
@@ -109,7 +109,7 @@ def check_stream(config: RunConfig) -> None:
             "stream=on does calibrated without its polish, which has to have all users in memory; "
             "add calibrated_rounds=0"
         )
-    for name in ("eraser", "table", "record", "scope", "labels_seen"):
+    for name in ("eraser", "record", "scope", "labels_seen"):
         if getattr(config, name) != default(config, name):
             raise UserError(
                 f"{name} {getattr(config, name)} does not go with stream=on; leave it out"
@@ -208,10 +208,6 @@ def check_attack(config: AttackConfig) -> None:
             raise UserError(
                 f"user_embedding {config.user_embedding} is a folder of shards; add attack=audit, "
                 "which draws users from them, or name one file"
-            )
-        if config.table:
-            raise UserError(
-                f"table {config.table} names one of a file's; shards have one each: leave it out"
             )
     elif config.user_embedding:
         format_of(Path(config.user_embedding))

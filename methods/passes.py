@@ -12,7 +12,8 @@ import numpy as np
 
 from data.dataset import UNKNOWN
 from data.tables.labels import MOST_CLASSES
-from data.tables.shards import ArrayFile, block_bounds
+from data.tables.shard_labels import Rows
+from data.tables.shards import Shard
 from data.tables.user_table import check_values
 from methods.gaussian import Moments, outer
 from methods.stamps import Stamps
@@ -20,9 +21,6 @@ from utils.ranks import Ranks
 
 Edit = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Any users' vectors (n, d) float64 and labels (n,) int64, -1 unknown -> vectors, edited."""
-
-Rows = Callable[[int, int], np.ndarray]
-"""First row, and the one behind the last -> labels as they are in the file; negative = unknown."""
 
 Visit = Callable[[np.ndarray, np.ndarray, int], None]
 """A block's vectors (n, d) float64, classes (n,) int64, -1 unknown, and its first user's number
@@ -60,7 +58,7 @@ class Users:
     ranks: Ranks
     paths: Sequence[Path]
     shapes: np.ndarray
-    files: Mapping[int, ArrayFile]
+    files: Mapping[int, Shard]
     labels: Mapping[int, Rows]
     counts: np.ndarray
     numbers: np.ndarray
@@ -74,15 +72,16 @@ class Users:
 
     @property
     def dimensions(self) -> int:
-        return int(self.shapes[0, 1])
+        return int(self.shapes[:, 1].max())  # a shard of nobody may not say
 
     def blocks(self, shard: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Vectors (n, d) float64 and classes (n,) int64, 0 .. C-1 or -1, of one of this rank's
         shards.
         """
-        file = self.files[shard]
-        for start, stop in block_bounds(*file.shape):
-            yield file.rows(start, stop).astype(np.float64), self.classes(shard, start, stop)
+        row = 0
+        for x in self.files[shard].blocks():
+            yield x.astype(np.float64), self.classes(shard, row, row + len(x))
+            row += len(x)
 
     def classes(self, shard: int, start: int, stop: int) -> np.ndarray:
         """(stop - start,) int64 classes, 0 .. C-1 or -1, of some of a shard's users."""

@@ -6,7 +6,9 @@ Process. Lett. 2006, with equal weights). So every set of so many is as likely, 
 difference, and no more than a block of labels and the drawn users' vectors is held.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 import numpy as np
 from tqdm import tqdm
@@ -46,14 +48,29 @@ def sample_of_shards(config: AttackConfig) -> ShardSample:
     with joined() as ranks:
         users = look(replace(config, attribute=config.inferred), ranks)
     rows, labels = drawn(users, config.audit_users, config.seed_of_attack)
-    vectors = np.empty((len(rows), users.dimensions), users.files[0].dtype.newbyteorder("="))
-    for vector, (shard, row) in zip(vectors, rows, strict=True):
-        vector[:] = users.files[shard].rows(row, row + 1)[0]
-        check_values(users.paths[shard], vector[None], row)
+    vectors = vectors_of(users, rows)
     known = int(users.counts.sum())
     said = f"Audited are {len(rows)} users, drawn at random from the {known} of known label"
     said += f" of {users.total} in {len(users.paths)} shards."
     return ShardSample(vectors, Attribute(config.inferred, tuple(users.names), labels), said)
+
+
+def vectors_of(users: Users, rows: Sequence[tuple[int, int]]) -> np.ndarray:
+    """(m, d) of users by shard and row, in ascending order.
+
+    Raises:
+        UserError: a value that is not finite in float32.
+    """
+    vectors = np.empty((len(rows), users.dimensions), users.files[0].dtype)
+    with tqdm(total=len(rows), desc="reading users", unit="user", leave=False) as bar:
+        for shard, of_shard in groupby(rows, key=lambda one: one[0]):
+            own = np.array([row for _, row in of_shard])
+            there = vectors[bar.n : bar.n + len(own)]
+            there[:] = users.files[shard].take(own)
+            for row, vector in zip(own, there, strict=True):
+                check_values(users.paths[shard], vector[None], int(row))
+            bar.update(len(own))
+    return vectors
 
 
 def drawn(users: Users, most: int, seed: int) -> tuple[list[tuple[int, int]], np.ndarray]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from data.tables.shard_formats import label_paths
 from utils.config import AttackConfig, RunConfig
 from utils.errors import UserError
 
@@ -16,7 +17,7 @@ Stamps = Mapping[str, Mapping[str, Sequence[int]]]
 def stamps(config: RunConfig | AttackConfig, shards: Sequence[Path]) -> Stamps:
     """Of these shards and their labels; without files that are not there."""
     labels = Path(config.labels or "")
-    files = [labels / path.name for path in shards] if labels.is_dir() else [labels]
+    files = label_paths(labels, shards) if labels.is_dir() else [labels]
     return {
         kind: {path.name: _stamp(path) for path in some if path.exists()}
         for kind, some in (("shards", shards), ("labels", files))

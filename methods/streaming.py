@@ -6,7 +6,7 @@ every shard edited; neither holds more than a block. calibrated needs three pass
 (methods.calibrated_passes). Of N processes (`torchrun`) number r takes the shards r, r + N,
 r + 2 N, ..., and the sums go over all. In the output folder:
 
-    NAME.npy            a shard a shard of the input, each written beside and renamed
+    NAME                a shard a shard of the input, each written beside and renamed
     moments.npz         counts (C,), means (C, d), scatters (C, d, d), or what calibrated knows, and
                         the classes' numbers (C,)
     eraser.safetensors  leace's map, for users who come later (eraser=FILE)
@@ -23,7 +23,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,13 +34,20 @@ import torch
 
 from data.tables.files import OWN_NAME
 from data.tables.formats import read_arrays
-from data.tables.labels import MOST_CLASSES, load_labels
-from data.tables.shards import ArrayFile, array_writer, block_bounds, is_whole, shard_paths
-from data.tables.user_table import FLOATS
+from data.tables.labels import MOST_CLASSES
+from data.tables.shard_formats import (
+    ERASER,
+    MANIFEST,
+    SHARDS,
+    open_shard,
+    shard_paths,
+)
+from data.tables.shard_labels import Shards, labels_of
+from data.tables.shards import Shard, block_bounds
 from methods import METHODS
 from methods.eraser_files import About, save_eraser
 from methods.leace import AffineEraser, Erasing
-from methods.passes import Arrays, Edit, Once, Rows, Users
+from methods.passes import Arrays, Edit, Once, Users
 from methods.stamps import check_same, check_unchanged, stamps
 from utils.config import AttackConfig, RunConfig
 from utils.errors import UserError
@@ -52,7 +59,7 @@ from utils.runtime import environment, peak_memory_mb
 
 log = logging.getLogger(__name__)
 
-MANIFEST, MOMENTS, LOG = "manifest.json", "moments.npz", "stream.log"
+MOMENTS, LOG = "moments.npz", "stream.log"
 
 VERSION = 1
 """Of the manifest; another one's folder is not gone on with."""
@@ -92,24 +99,27 @@ def stream(config: RunConfig) -> dict[str, Any]:
 
 def look(config: RunConfig | AttackConfig, ranks: Ranks) -> Users:
     """Headers of all shards, and which classes there are; each rank opens its own alone."""
-    assert config.user_embedding
-    paths = ranks.agree(lambda: shard_paths(Path(config.user_embedding or "")))
+    source, attribute = Path(config.user_embedding or ""), config.attribute
+    paths = ranks.agree(lambda: shard_paths(source))
     own = ranks.agree(lambda: stamps(config, paths))
-    first = ranks.told(lambda: own)
-    ranks.agree(lambda: check_same(config, own, first))
-    files: dict[int, ArrayFile] = {}
+    theirs = ranks.told(lambda: own)
+    ranks.agree(lambda: check_same(config, own, theirs))
+    files: dict[int, Shard] = {}
     shapes = np.zeros((len(paths), 2))
 
     def headers() -> Iterator[int]:
         for shard in ranks.own(len(paths)):
-            files[shard] = table_file(paths[shard])
+            files[shard] = open_shard(paths[shard], config.table)
             shapes[shard] = files[shard].shape
             yield 0
 
     ranks.together(headers())
     shapes = ranks.sum(shapes).astype(np.int64)
-    ranks.agree(lambda: check_widths(files, shapes, paths[0]))
-    labels, names = ranks.agree(lambda: labels_of(config, paths, files, shapes))
+    first = paths[int((shapes[:, 0] > 0).argmax())]
+    like = ranks.agree(lambda: open_shard(first, config.table))
+    ranks.agree(lambda: check_alike(files.values(), like))
+    shards = Shards(source, paths, shapes[:, 0], files, like.has_ids)
+    labels, names = labels_of(ranks, shards, Path(config.labels or ""), attribute)
     counts = np.zeros(MOST_CLASSES, np.int64)
 
     def classes() -> Iterator[int]:
@@ -118,89 +128,40 @@ def look(config: RunConfig | AttackConfig, ranks: Ranks) -> Users:
                 counts[:] += count(labels[shard](start, stop), file.path)
                 yield stop - start
 
-    ranks.together(classes(), "labels", int(shapes[:, 0].sum()))
+    ranks.together(classes(), "labels", shards.total)
     counts = ranks.sum(counts).astype(np.int64)
     numbers = np.flatnonzero(counts)
-    ranks.agree(lambda: check_classes(config, numbers))
-    names = names or [str(number) for number in numbers]
-    return Users(ranks, paths, shapes, files, labels, counts[numbers], numbers, names, own)
+    found = [names[number] if names else number for number in numbers.tolist()]
+    ranks.agree(lambda: check_classes(config, found))
+    named = [str(name) for name in found]
+    return Users(ranks, paths, shapes, files, labels, counts[numbers], numbers, named, own)
 
 
-def table_file(path: Path) -> ArrayFile:
-    """A shard of vectors.
-
-    Raises:
-        UserError: it is no table.
-    """
-    file = ArrayFile.open(path)
-    float_type = file.dtype.newbyteorder("=") in FLOATS
-    if not (float_type and len(file.shape) == 2 and file.shape[1]):
-        raise UserError(
-            f"{path} must hold a float array (n_users, d), got {file.dtype} {file.shape}"
-        )
-    return file
-
-
-def check_widths(files: Mapping[int, ArrayFile], shapes: np.ndarray, first: Path) -> None:
-    """Refuse shards of different dimensions.
+def check_alike(shards: Iterable[Shard], like: Shard) -> None:
+    """Refuse shards of other dimensions, or with ids where the first has none.
 
     Args:
-        files: this rank's.
-        shapes: (S, 2), of all.
-        first: the shard that the others are to be like.
+        shards: this rank's; one of nobody has no ids and may not say its dimensions.
+        like: what they are to be like.
     """
-    for shard, file in files.items():
-        if shapes[shard, 1] != shapes[0, 1]:
+    for shard in shards:
+        if shard.shape != (0, 0) and shard.shape[1] != like.shape[1]:
             raise UserError(
-                f"{file.path} has {shapes[shard, 1]} dimensions, {first} has {shapes[0, 1]}; put "
-                "shards of one table alone into the folder"
+                f"{shard.path} has {shard.shape[1]} dimensions, {like.path} has {like.shape[1]}; "
+                "put shards of one table alone into the folder"
             )
-
-
-def labels_of(
-    config: RunConfig | AttackConfig,
-    paths: Sequence[Path],
-    files: Mapping[int, ArrayFile],
-    shapes: np.ndarray,
-) -> tuple[dict[int, Rows], Sequence[str]]:
-    """Labels of this rank's shards, and the classes' names if the file has some.
-
-    Raises:
-        UserError: no such folder or file, other users than the shards', or no whole numbers.
-    """
-    source = Path(config.labels or "")
-    if source.is_dir():
-        own = {shard: ArrayFile.open(source / paths[shard].name) for shard in files}
-        for shard, file in own.items():
-            if file.dtype.kind not in "iu":
-                raise UserError(f"{file.path} must hold whole numbers, got {file.dtype}")
-            check_length(file, int(shapes[shard, 0]), str(paths[shard]))
-        return {shard: file.rows for shard, file in own.items()}, []
-    total, firsts = int(shapes[:, 0].sum()), np.cumsum(shapes[:, 0]) - shapes[:, 0]
-    names: Sequence[str] = []
-    if source.suffix.lower() == ".npy" and (file := ArrayFile.open(source)).dtype.kind in "iu":
-        check_length(file, total, str(config.user_embedding))
-        rows: Rows = file.rows
-    else:  # as text: all in memory, of every process
-        attribute = load_labels(source, config.attribute, total)
-        names = attribute.classes
-
-        def rows(start: int, stop: int) -> np.ndarray:
-            return attribute.labels[start:stop]
-
-    def behind(first: int) -> Rows:
-        return lambda start, stop: rows(first + start, first + stop)
-
-    return {shard: behind(int(firsts[shard])) for shard in files}, names
-
-
-def check_length(labels: ArrayFile, users: int, of: str) -> None:
-    """Refuse labels that are not one a user."""
-    if labels.shape != (users,):
-        raise UserError(
-            f"{labels.path} has the shape {labels.shape}, {of} has {users} users: one label a user "
-            "is needed, in the same order"
-        )
+        pairs = zip(shard.columns, like.columns, strict=False)
+        if other := next((pair for pair in pairs if pair[0] != pair[1]), None):
+            raise UserError(
+                f'{shard.path} has the column "{other[0]}" where {like.path} has "{other[1]}"; '
+                "write both with the same columns"
+            )
+        if shard.shape[0] and shard.has_ids != like.has_ids:
+            one, none = (shard, like) if shard.has_ids else (like, shard)
+            raise UserError(
+                f"{one.path} has ids, and {none.path} has none, or its own count of the rows; "
+                "write all shards with a column user_id, or none"
+            )
 
 
 def count(labels: np.ndarray, path: Path) -> np.ndarray:
@@ -218,12 +179,10 @@ def count(labels: np.ndarray, path: Path) -> np.ndarray:
     return np.bincount(known.astype(int), minlength=MOST_CLASSES)
 
 
-def check_classes(config: RunConfig | AttackConfig, numbers: np.ndarray) -> None:
+def check_classes(config: RunConfig | AttackConfig, classes: Sequence[Any]) -> None:
     """Refuse an attribute that tells nobody apart."""
-    if len(numbers) < 2:
-        raise UserError(
-            f"{config.labels} has the classes {numbers.tolist()}: at least two are needed"
-        )
+    if len(classes) < 2:
+        raise UserError(f"{config.labels} has the classes {classes}: at least two are needed")
 
 
 def described(config: RunConfig, users: Users) -> dict[str, Any]:
@@ -236,6 +195,7 @@ def described(config: RunConfig, users: Users) -> dict[str, Any]:
         **drawn,
         "attribute": config.attribute,
         "input": str(config.user_embedding),
+        "table": config.table,
         **users.stamps,
     }
 
@@ -281,7 +241,7 @@ def claim(
             )
         if before["moments"] != file_checksum(target / MOMENTS):
             raise UserError(f"{target / MOMENTS} is damaged; move {target} away to begin anew")
-    elif there := next(target.glob("*.npy"), None):
+    elif there := next((one for one in target.iterdir() if one.suffix.lower() in SHARDS), None):
         raise UserError(
             f"{there} is there, and no {MANIFEST} that says what it is; name another output"
         )
@@ -337,7 +297,7 @@ def keep_eraser(config: RunConfig, users: Users, edit: Edit) -> None:
         known, moments = int(users.counts.sum()), file_checksum(target / MOMENTS)
         about = About(config.method, config.attribute, known, moments)
         eraser = AffineEraser(widths, edit.centre, edit.projection, {}, [])
-        save_eraser(target / "eraser.safetensors", eraser, about)
+        save_eraser(target / ERASER, eraser, about)
 
 
 def write(users: Users, edit: Edit, target: Path, ranks: Ranks) -> np.ndarray:
@@ -354,24 +314,19 @@ def write(users: Users, edit: Edit, target: Path, ranks: Ranks) -> np.ndarray:
     def part() -> Iterator[int]:
         for shard, file in users.files.items():
             path = target / file.path.name
-            dtype = file.dtype.newbyteorder("=")
-            if is_whole(path, file.shape, dtype):
+            if file.is_written(path):
                 yield file.shape[0]
                 continue
-            with array_writer(path, file.shape, dtype) as to:
-                for x, classes in users.blocks(shard):
-                    edited = edit(x, classes)
-                    change = edited - x
-                    written[:] += len(x), np.vdot(change, change), np.vdot(x, x)
-                    with np.errstate(over="ignore"):  # said below
-                        rounded = edited.astype(dtype)
-                    if not np.isfinite(rounded).all():
-                        raise UserError(
-                            f"{file.path}: an edited value is beyond {dtype}; divide all shards by "
-                            "a constant, or save them as float32"
-                        )
-                    to.write(rounded.data)
-                    yield len(x)
+
+            def edit_block(x: np.ndarray, row: int, shard: int = shard) -> np.ndarray:
+                whole = x.astype(np.float64)
+                edited = edit(whole, users.classes(shard, row, row + len(x)))
+                change = edited - whole
+                sums = [len(x), np.vdot(change, change), np.vdot(whole, whole)]
+                written[:] += np.array(sums)
+                return edited
+
+            yield from file.rewritten(path, edit_block)
 
     ranks.together(part(), "writing", users.total)
     return ranks.sum(written)

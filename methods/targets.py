@@ -85,13 +85,13 @@ def target_file(config: AttackConfig, path: Path, table: UserTable) -> Target:
     assert config.labels  # checked at the door
     check_float32(path, table.vectors)
     attribute = load_labels(Path(config.labels), config.inferred, len(table.vectors), table.ids)
-    named = path.stem if path.suffix in (".npy", ".npz") else path.name
-    named += f".{table.name}" if config.table else ""
-    return beside(path, named, table.vectors, attribute)
+    return beside(config, path, table.vectors, attribute)
 
 
-def beside(path: Path, named: str, vectors: np.ndarray, attribute: Attribute) -> Target:
-    """The target of your own vectors, whose results go beside `path` under this name."""
+def beside(config: AttackConfig, path: Path, vectors: np.ndarray, attribute: Attribute) -> Target:
+    """The target of your own vectors, whose results go beside `path`."""
+    named = path.stem if path.suffix in (".npy", ".npz") and not path.is_dir() else path.name
+    named += f".{config.table}" if config.table else ""
     found = [path.with_name(f"{named}.attack{ending}") for ending in (".json", ".log")]
     return Target(str(path), path, vectors, attribute, *found)
 
@@ -161,7 +161,7 @@ def subject_of_file(config: AttackConfig, path: Path) -> tuple[Target, Subject]:
     if path.is_dir():
         sample = sample_of_shards(config)
         check_float32(path, sample.vectors)
-        target = beside(path, path.name, sample.vectors, sample.attribute)
+        target = beside(config, path, sample.vectors, sample.attribute)
         places = {DEFAULT_PLACE: sample.vectors}
         return target, subject_of(sample.attribute, places, treatment=sample.said)
     tables = load_tables(path, config.table)

@@ -103,6 +103,12 @@ class Ranks:
         all_of[ends[self.rank] - len(array) : ends[self.rank]] = array
         return self.sum(all_of)
 
+    def union(self, names: Iterable[str]) -> list[str]:
+        """All ranks' names, sorted. As numbers, since a sum is all that they tell one another."""
+        line = json.dumps(sorted(set(names))).encode() + b"\n"
+        told = self.gathered(np.frombuffer(line, np.uint8)).astype(np.uint8).tobytes()
+        return sorted({name for one in told.splitlines() for name in json.loads(one)})
+
     def agree(self, work: Callable[[], T]) -> T:
         """What this rank's work gives, once that of every rank has; raises as `together`.
 

@@ -1,6 +1,7 @@
 """Which table of a file is meant, and the same file with that table edited."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -30,24 +31,12 @@ def load_tables(path: Path, name: str | None = None) -> list[UserTable]:
     form = format_of(path)
     if path.is_dir():
         raise UserError(f"{path} is a folder; name one file of it")
-    tables = [table for table in form.read(path) if is_table(table.vectors)]
-    if not tables:
-        raise UserError(f"{path} must hold a float array (n_users, d), and has none")
-    if name is not None:
-        if name not in [table.name for table in tables]:
-            raise UserError(f'{path} has no table "{name}"; it has: {_listed(tables)}')
-        tables = [table for table in tables if table.name == name]
-    elif of_users := [table for table in tables if "user" in table.name.lower()]:
-        if len(of_users) < len(tables):
-            others = [table for table in tables if table not in of_users]
-            log.info("%s: left out, not of users by its name: %s", path, _listed(others))
-        tables = of_users
-    if len({len(table.vectors) for table in tables}) > 1:
-        raise UserError(
-            f"{path} has tables of different numbers of users; name one with table=NAME: "
-            f"{_listed(tables)}"
-        )
-    return [check_table(path, table) for table in tables]
+    tables = {table.name: table for table in form.read(path) if is_table(table.vectors)}
+    shapes = {one: table.vectors.shape for one, table in tables.items()}
+    meant = _of_users(path, shapes, name)
+    if name is None and (others := {one: shapes[one] for one in shapes if one not in meant}):
+        log.info("%s: left out, not of users by its name: %s", path, _listed(others))
+    return [check_table(path, tables[one]) for one in meant]
 
 
 def load_table(path: Path, name: str | None = None) -> UserTable:
@@ -56,16 +45,54 @@ def load_table(path: Path, name: str | None = None) -> UserTable:
     Raises:
         UserError: as of `load_tables`; or several, and none of that name.
     """
-    tables = load_tables(path, name)
-    if len(tables) > 1 and name is None:
-        tables = [table for table in tables if table.name == OWN_NAME] or tables
-    if len(tables) > 1:
-        raise UserError(f"{path} has several tables; name one with table=NAME: {_listed(tables)}")
-    return tables[0]
+    tables = {table.name: table for table in load_tables(path, name)}
+    return tables[_one(path, {one: table.vectors.shape for one, table in tables.items()})]
 
 
-def _listed(tables: list[UserTable]) -> str:
-    return ", ".join(f"{one.name} {one.vectors.shape}" for one in tables)
+def table_meant(path: Path, shapes: Mapping[str, tuple[int, ...]], name: str | None) -> str:
+    """The name of the one table that `load_table` takes of a file with these.
+
+    Args:
+        path: the file.
+        shapes: of its tables, by name.
+        name: the one that is asked for.
+
+    Raises:
+        UserError: there is none, none of that name, or several.
+    """
+    return _one(path, {one: shapes[one] for one in _of_users(path, shapes, name)})
+
+
+def _of_users(path: Path, shapes: Mapping[str, tuple[int, ...]], name: str | None) -> list[str]:
+    """The names of the tables that `load_tables` takes; raises as it."""
+    if not shapes:
+        raise UserError(f"{path} must hold a float array (n_users, d), and has none")
+    names = list(shapes)
+    if name is not None:
+        if name not in shapes:
+            raise UserError(f'{path} has no table "{name}"; it has: {_listed(shapes)}')
+        names = [name]
+    elif of_users := [one for one in names if "user" in one.lower()]:
+        names = of_users
+    if len({shapes[one][0] for one in names}) > 1:
+        raise UserError(
+            f"{path} has tables of different numbers of users; name one with table=NAME: "
+            f"{_listed({one: shapes[one] for one in names})}"
+        )
+    return names
+
+
+def _one(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """Of several tables the one called OWN_NAME."""
+    if len(shapes) == 1:
+        return next(iter(shapes))
+    if OWN_NAME not in shapes:
+        raise UserError(f"{path} has several tables; name one with table=NAME: {_listed(shapes)}")
+    return OWN_NAME
+
+
+def _listed(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"{name} {shape}" for name, shape in shapes.items())
 
 
 def save_table(path: Path, table: UserTable, like: Path) -> None:

@@ -61,36 +61,42 @@ def reading(path: Path, what: str) -> Iterator[None]:
         raise UserError(f"{path} is not a {what} file ({first_line(error)})") from None
 
 
-def _named(path: Path, arrays: Mapping[str, Any]) -> list[UserTable]:
-    """The tables among a file's arrays, with the ids if an array of as many ids is there.
+def tables_and_ids(path: Path, arrays: Mapping[str, Any]) -> tuple[list[str], str | None]:
+    """The names of the tables among a file's arrays, and of the ids if they have some.
+
+    Args:
+        path: the file.
+        arrays: by name; of each the shape and dtype alone are looked at.
 
     Raises:
         UserError: none is a table, or there are ids and they are of no table; says what they are.
     """
-    tables = {name: array for name, array in arrays.items() if is_table(array)}
+    tables = [name for name, array in arrays.items() if is_table(array)]
     if not tables:
         found = [f"{array.dtype} {array.shape}" for array in arrays.values()]
         raise UserError(
             f"{path} must hold a float array (n_users, d), got {', '.join(found[:5]) or 'nothing'}"
         )
     flat = {
-        name: array.reshape(len(array))
+        name: len(array)
         for name, array in arrays.items()
         if array.ndim == 1 or (array.ndim == 2 and array.shape[1] == 1 and array.dtype.kind != "f")
     }
-    if named := id_column(flat):
-        sizes = {len(array) for array in tables.values()}
-        fitting = id_column(name for name, array in flat.items() if len(array) in sizes)
-        if not fitting:
-            raise UserError(
-                f"{path}: {named} has {len(flat[named])} ids, and no table has as many rows"
-            )
-        ids = as_ids(flat[fitting])
-        return [
-            UserTable(name, array, ids if len(ids) == len(array) else None)
-            for name, array in tables.items()
-        ]
-    return [UserTable(name, array) for name, array in tables.items()]
+    if not (named := id_column(flat)):
+        return tables, None
+    sizes = {len(arrays[name]) for name in tables}
+    if not (fitting := id_column(name for name, size in flat.items() if size in sizes)):
+        raise UserError(f"{path}: {named} has {flat[named]} ids, and no table has as many rows")
+    return tables, fitting
+
+
+def _named(path: Path, arrays: Mapping[str, Any]) -> list[UserTable]:
+    """The tables among a file's arrays, with the ids if an array of as many ids is there; raises as
+    `tables_and_ids`.
+    """
+    names, found = tables_and_ids(path, arrays)
+    ids = {len(arrays[found]): as_ids(arrays[found].reshape(-1))} if found else {}
+    return [UserTable(name, arrays[name], ids.get(len(arrays[name]))) for name in names]
 
 
 # NumPy
@@ -270,21 +276,25 @@ def _read_parquet(path: Path) -> list[UserTable]:
         from pyarrow import parquet
 
         frame = parquet.read_table(path)
-        found, vectors = _parts(path, frame)
+        found, vectors = parquet_parts(path, frame)
         ids = as_ids(frame[found].to_pylist()) if found else None
         if ids is not None and not id_column([str(found)]) and numbers_rows(ids):
             ids = None  # pandas' own count of the rows
         if vectors:
-            arrays = {name: _stacked(path, name, frame[name]) for name in vectors}
+            arrays = {name: from_lists(path, name, frame[name]) for name in vectors}
         else:
             arrays = {
-                "user_embedding": _columns(path, frame.to_pandas(ignore_metadata=True), found)
+                "user_embedding": from_columns(path, frame.to_pandas(ignore_metadata=True), found)
             }
         return [UserTable(name, array, ids) for name, array in arrays.items() if is_table(array)]
 
 
-def _parts(path: Path, frame: Any) -> tuple[str | None, list[str]]:
-    """The names of the column of ids, a pandas index too, and of the columns of vectors."""
+def parquet_parts(path: Path, frame: Any) -> tuple[str | None, list[str]]:
+    """The names of the column of ids, a pandas index too, and of the columns of vectors.
+
+    Raises:
+        UserError: two columns have one name.
+    """
     from pyarrow import types
 
     names = frame.column_names
@@ -301,23 +311,36 @@ def _parts(path: Path, frame: Any) -> tuple[str | None, list[str]]:
     ]
 
 
-def _stacked(path: Path, name: str, column: Any) -> np.ndarray:
-    """(n, d) of a column of lists of numbers."""
+def from_lists(
+    path: Path, name: str, column: Any, first: int = 0, width: int | None = None
+) -> np.ndarray:
+    """(n, d) of a column of lists of numbers, or of some rows of it.
+
+    Args:
+        path, name: of the file and the column.
+        column: the pyarrow column.
+        first: the number of its first row in the file.
+        width: the numbers of the file's row 0, where that is another row.
+
+    Raises:
+        UserError: a row has no vector, or one of another length.
+    """
     lists = column.combine_chunks()
     if lists.null_count:
-        row = next(n for n, value in enumerate(lists) if not value.is_valid)
+        row = first + next(n for n, value in enumerate(lists) if not value.is_valid)
         raise UserError(f'{path}: column "{name}" has no vector in row {row}')
     lengths = np.asarray(lists.value_lengths())
-    if (other := np.flatnonzero(lengths != lengths[:1])).size:
+    expected = lengths[:1] if width is None else np.array([width])
+    if (other := np.flatnonzero(lengths != expected)).size:
         raise UserError(
-            f'{path}: column "{name}" has {lengths[0]} numbers in row 0 and {lengths[other[0]]} in '
-            f"row {other[0]}"
+            f'{path}: column "{name}" has {expected[0]} numbers in row 0 and {lengths[other[0]]} '
+            f"in row {first + other[0]}"
         )
     flat = lists.flatten().to_numpy(zero_copy_only=False)
     return np.array(flat).reshape(len(lists), -1)  # a copy: torch takes no read-only memory
 
 
-def _columns(path: Path, frame: pd.DataFrame, ids: str | None) -> np.ndarray:
+def from_columns(path: Path, frame: pd.DataFrame, ids: str | None) -> np.ndarray:
     """(n, d) of a column a dimension, all but the ids'.
 
     Raises:
@@ -338,26 +361,41 @@ def _columns(path: Path, frame: pd.DataFrame, ids: str | None) -> np.ndarray:
 
 def _save_parquet(path: Path, table: UserTable, like: Path | None) -> None:
     import pyarrow as pa
-    from pyarrow import parquet, types
+    from pyarrow import parquet
 
     if like:
-        frame = parquet.read_table(like)
-        if table.name in frame.column_names:
-            frame = _with_column(frame, table.name, table.vectors)
-        else:
-            found, _ = _parts(like, frame)
-            names = [name for name in frame.column_names if name != found]
-            for name, values in zip(names, table.vectors.T, strict=True):
-                place, kind = frame.column_names.index(name), frame.schema.field(name).type
-                numbers = pa.array(values)
-                if types.is_floating(kind):  # whole numbers would be cut
-                    numbers = numbers.cast(kind)
-                frame = frame.set_column(place, name, numbers)
+        frame = with_vectors(like, parquet.read_table(like), table.name, table.vectors)
     else:
-        columns = {} if table.ids is None else {"user_id": _shortest(table.ids)}
-        frame = pa.table(columns | {VECTOR: _lists(table.vectors)})
+        ids = {} if table.ids is None else {"user_id": _shortest(table.ids)}
+        frame = pa.table(ids | {VECTOR: _lists(table.vectors)})
     with replace_file(path) as file:
         parquet.write_table(frame, file)
+
+
+def with_vectors(path: Path, frame: Any, name: str, vectors: np.ndarray) -> Any:
+    """A pyarrow table with other vectors, in the column of lists of this name or in a column a
+    dimension; all other columns as they are.
+
+    Args:
+        path: the file that it is of.
+        frame: n of its rows.
+        name: of the user table.
+        vectors: (n, d).
+    """
+    import pyarrow as pa
+    from pyarrow import types
+
+    if name in frame.column_names:
+        return _with_column(frame, name, vectors)
+    found, _ = parquet_parts(path, frame)
+    names = [one for one in frame.column_names if one != found]
+    for one, values in zip(names, vectors.T, strict=True):
+        place, kind = frame.column_names.index(one), frame.schema.field(one).type
+        numbers = pa.array(values)
+        if types.is_floating(kind):  # whole numbers would be cut
+            numbers = numbers.cast(kind)
+        frame = frame.set_column(place, one, numbers)
+    return frame
 
 
 def _shortest(ids: np.ndarray) -> list[int] | list[str]:
@@ -375,7 +413,7 @@ def _lists(vectors: np.ndarray) -> Any:
 
     flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
     kind, size = (pa.ListArray, np.int32) if vectors.size < 2**31 else (pa.LargeListArray, np.int64)
-    offsets = np.arange(0, vectors.size + 1, vectors.shape[1], dtype=size)
+    offsets = np.arange(len(vectors) + 1, dtype=size) * vectors.shape[1]
     return kind.from_arrays(pa.array(offsets), flat)
 
 
@@ -452,7 +490,7 @@ def _read_csv(path: Path) -> list[UserTable]:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # a line longer than the header
             csv = _csv(path)
-        array = _columns(path, csv.frame, csv.ids)
+        array = from_columns(path, csv.frame, csv.ids)
         ids = None if csv.ids is None or csv.counted else as_ids(csv.frame[csv.ids])
         return [UserTable("user_embedding", array, ids)] if is_table(array) else []
 

@@ -1,6 +1,7 @@
 """Users' labels from a file of any system, joined to a table's users by id, or by row."""
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,21 +64,32 @@ def _load_one(path: Path, name: str, n_users: int, ids: np.ndarray | None) -> At
     values = by_id(path, column, ids) if ids is not None and column.ids is not None else None
     if values is None:
         values = by_row(path, column, n_users, ids is not None)
+    return labelled(path, name, values)
+
+
+def labelled(path: Path, name: str, values: pd.Series) -> Attribute:
+    """The attribute of users whose labels are these, as spelt.
+
+    Raises:
+        UserError: classes that are too few or too many.
+    """
     attribute = Attribute.from_values(name, values)
-    counts = attribute.counts()
     if len(attribute.classes) < 2:
         raise UserError(
             f"{path} has the classes {list(attribute.classes)}: at least two are needed"
         )
-    if len(attribute.classes) > MOST_CLASSES:
-        raise UserError(
-            f'{path}: column "{name}" has {len(attribute.classes)} classes, more than '
-            f"{MOST_CLASSES}: group them, or name another column with attribute=COLUMN"
-        )
-    if unknown := counts.get("unknown"):
-        log.info("%s: %s is unknown of %d of %d users", path, name, unknown, n_users)
-    _warn(path, attribute.classes, counts)
+    check_most(path, name, attribute.classes)
+    say_classes(path, name, attribute.classes, attribute.counts(), len(values))
     return attribute
+
+
+def check_most(path: Path, name: str, classes: Sequence[str]) -> None:
+    """Refuse a column that is of something else than classes."""
+    if len(classes) > MOST_CLASSES:
+        raise UserError(
+            f'{path}: column "{name}" has {len(classes)} classes, more than {MOST_CLASSES}: group '
+            "them, or name another column with attribute=COLUMN"
+        )
 
 
 def by_id(path: Path, column: LabelColumn, ids: np.ndarray) -> pd.Series:
@@ -89,36 +101,76 @@ def by_id(path: Path, column: LabelColumn, ids: np.ndarray) -> pd.Series:
     assert column.ids is not None
     if not len(column.ids):
         raise UserError(f"{path} has no labels")
-    if (missing := np.flatnonzero(column.ids == "")).size:
+    index = index_of(path, column.ids)
+    found = lines_of(index, ids)
+    nobody, matched = int((ids == PAD).sum()), int((found >= 0).sum())
+    if not matched:
+        raise UserError(nothing_joined(path, index[0], ids[-1]))
+    say_joined(path, len(ids), nobody, matched, len(index))
+    return values_at(column, found)
+
+
+def index_of(path: Path, ids: np.ndarray) -> pd.Index:
+    """The ids of a file of labels, to be looked up.
+
+    Raises:
+        UserError: one is missing, or there twice.
+    """
+    if (missing := np.flatnonzero(ids == "")).size:
         raise UserError(f"{path}: row {missing[0]} of the labels has no user id")
-    index = pd.Index(column.ids)
+    index = pd.Index(ids)
     if index.has_duplicates:
         raise UserError(f"{path}: the user id {index[index.duplicated()][0]} is there twice")
+    return index
+
+
+def lines_of(index: pd.Index, ids: np.ndarray) -> np.ndarray:
+    """(n,) positions of users' ids in an index; -1 where it has none. RecBole's [PAD] is nobody."""
     found = index.get_indexer(pd.Index(ids))
     found[ids == PAD] = -1
-    nobody = int((ids == PAD).sum())
-    matched = int((found >= 0).sum())
-    if not matched:
-        raise UserError(
-            f'{path} has no label of any of the embedding\'s users: ids there are like "{index[0]}"'
-            f', in the embedding like "{ids[-1]}"'
-        )
-    log.log(
-        logging.INFO if matched == len(ids) - nobody else logging.WARNING,
-        "%s: joined by id; %d of %d users have a line, %d lines are of nobody%s",
-        path,
-        matched,
-        len(ids) - nobody,
-        len(index) - matched,
-        f"; {PAD} is left alone" if nobody else "",
-    )
-    values = column.values.to_numpy(dtype=object)[found]
-    values[found < 0] = ""
+    return found
+
+
+def values_at(column: LabelColumn, lines: np.ndarray) -> pd.Series:
+    """Labels at these positions; "" at -1."""
+    values = column.values.to_numpy(dtype=object)[lines]
+    values[lines < 0] = ""
     return pd.Series(values, dtype=object)
 
 
-def by_row(path: Path, column: LabelColumn, n_users: int, table_has_ids: bool) -> pd.Series:
-    """Each user's label, by row; ids that number the rows are followed.
+def nothing_joined(path: Path, line: str, user: str) -> str:
+    """What is said of labels and an embedding that have no id in common."""
+    return (
+        f"{path} has no label of any of the embedding's users: ids there are like "
+        f'"{line}", in the embedding like "{user}"'
+    )
+
+
+def say_joined(path: Path, users: int, nobody: int, matched: int, lines: int) -> None:
+    """Say, or warn, how many users and labels found one another.
+
+    Args:
+        path: of the labels.
+        users, nobody: rows of the embedding, and those of [PAD] among them.
+        matched: users who have a line.
+        lines: of the labels.
+    """
+    log.log(
+        logging.INFO if matched == users - nobody else logging.WARNING,
+        "%s: joined by id; %d of %d users have a line, %d lines are of nobody%s",
+        path,
+        matched,
+        users - nobody,
+        lines - matched,
+        f"; {PAD} is left alone" if nobody else "",
+    )
+
+
+def by_row(
+    path: Path, column: LabelColumn, n_users: int, table_has_ids: bool, told: bool = False
+) -> pd.Series:
+    """Each user's label, by row; ids that number the rows are followed. Says so, unless the user
+    has been `told`, of the labels of another part.
 
     Raises:
         UserError: another number of rows.
@@ -130,12 +182,8 @@ def by_row(path: Path, column: LabelColumn, n_users: int, table_has_ids: bool) -
             "empty label)"
         )
     if column.ids is None:
-        if table_has_ids:
-            log.warning(
-                "%s has no column of ids that is known as one, the embedding has: labels are taken "
-                "row by row",
-                path,
-            )
+        if table_has_ids and not told:
+            warn_by_row(path)
         return column.values
     order = _row_numbers(column.ids, 0)
     if order is None:
@@ -145,17 +193,28 @@ def by_row(path: Path, column: LabelColumn, n_users: int, table_has_ids: bool) -
                 f"{path}: its ids are 1 to {n_users} in another order, and the embedding has none "
                 "to join them with; sort it, or add the ids to the embedding"
             )
-        log.warning(
+        log.log(
+            logging.DEBUG if told else logging.WARNING,
             "%s has ids, the embedding has none: labels are taken row by row, so that the first "
             'row is user "%s"',
             path,
             column.ids[0],
         )
         return column.values
-    log.info("%s: its ids number the embedding's rows, from 0", path)
+    level = logging.DEBUG if told else logging.INFO
+    log.log(level, "%s: its ids number the embedding's rows, from 0", path)
     values = np.empty(n_users, dtype=object)
     values[order] = column.values
     return pd.Series(values, dtype=object)
+
+
+def warn_by_row(path: Path) -> None:
+    """Of labels without ids, for an embedding with."""
+    log.warning(
+        "%s has no column of ids that is known as one, the embedding has: labels are taken row by "
+        "row",
+        path,
+    )
 
 
 def _row_numbers(ids: np.ndarray, first: int) -> np.ndarray | None:
@@ -164,8 +223,20 @@ def _row_numbers(ids: np.ndarray, first: int) -> np.ndarray | None:
     return numbers.astype(int) if np.array_equal(np.sort(numbers), np.arange(len(ids))) else None
 
 
-def _warn(path: Path, classes: tuple[str, ...], counts: dict[str, int]) -> None:
-    """Of small classes, and of names that differ by case or blanks alone."""
+def say_classes(
+    path: Path, name: str, classes: Sequence[str], counts: Mapping[str, int], users: int
+) -> None:
+    """How many users are of unknown class; warns of small classes, and of names that differ by case
+    or blanks alone.
+
+    Args:
+        path, name: of the file and the attribute.
+        classes: their names.
+        counts: users by class, and under "unknown".
+        users: all of them.
+    """
+    if unknown := counts.get("unknown"):
+        log.info("%s: %s is unknown of %d of %d users", path, name, unknown, users)
     small = [name for name in classes if counts[name] < FEW]
     if small:
         said = ", ".join(f'"{name}" {counts[name]}' for name in small[:5])

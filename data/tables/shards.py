@@ -1,24 +1,138 @@
-"""Tables in many .npy files, or in one too large for the memory: in and out in blocks of rows.
+"""Tables in many files, or in one too large for the memory: in and out in blocks of rows.
 
 Read, not mapped: pages of a mapped file count as the process's memory, and one that is cut while it
 is read kills the process without a word.
 """
 
-import contextlib
 import os
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Self
 
 import numpy as np
 
 from data.tables.formats import reading
+from data.tables.user_table import check_ids
 from utils.errors import UserError
-from utils.runs.files import replace_large
 
 BLOCK = 2**20
 """Numbers a block, as 16,384 rows of 64 dimensions: larger ones are no faster."""
+
+
+def block_rows(width: int) -> int:
+    """Rows of a block of a table."""
+    return max(1, BLOCK // max(1, width))
+
+
+def block_bounds(rows: int, width: int) -> Iterator[tuple[int, int]]:
+    """First row, and the one behind the last, of each block of a table."""
+    step = block_rows(width)
+    for start in range(0, rows, step):
+        yield start, min(rows, start + step)
+
+
+EditBlock = Callable[[np.ndarray, int], np.ndarray]
+"""Vectors (n, d) of a block and the number of its first row -> vectors (n, d), edited."""
+
+
+@dataclass(frozen=True)
+class Shard(ABC):
+    """A file of users' vectors, of a format that `data.tables.shard_formats` lists.
+
+    Attributes:
+        path: the file.
+        name: of the table in it.
+        shape: its users and dimensions; (0, 0) where a file of nobody doesn't say how many.
+        dtype: that vectors are read in, and edited ones rounded to.
+        columns: what the dimensions are columns of, in their order; () in files without columns.
+        has_ids: whether it says who its users are.
+    """
+
+    path: Path
+    name: str
+    shape: tuple[int, int]
+    dtype: np.dtype
+    columns: tuple[str, ...]
+    has_ids: bool
+
+    @classmethod
+    @abstractmethod
+    def open(cls, path: Path, table: str | None) -> Self:
+        """Look at what a file says of itself.
+
+        Args:
+            path: the file.
+            table: which of several tables; None = as for a file in memory (`load_table`).
+
+        Raises:
+            UserError: no such file, not of the format, cut short, or none or several tables in it.
+        """
+
+    @abstractmethod
+    def blocks(self) -> Iterator[np.ndarray]:
+        """All vectors, a block (n, d) after the other, n at least 1.
+
+        Raises:
+            UserError: the file is damaged, or has been cut since it was opened.
+        """
+
+    @abstractmethod
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """The vectors of rows, whose numbers ascend; raises as `blocks`."""
+
+    @abstractmethod
+    def rewritten(self, path: Path, edit: EditBlock) -> Iterator[int]:
+        """Write a file with all that this one holds and the vectors edited; yields the rows of each
+        block. The file appears whole under its name, or not at all.
+
+        Raises:
+            UserError: as `blocks`, or an edited value that the dtype can't hold.
+        """
+
+    @abstractmethod
+    def spelt_ids(self) -> np.ndarray:
+        """(n_users,) text, of a file that has them."""
+
+    def ids(self) -> np.ndarray:
+        """(n_users,) text, of a file that has them.
+
+        Raises:
+            UserError: one is missing or there twice, or as `blocks`.
+        """
+        ids = self.spelt_ids()
+        check_ids(self.path, ids)
+        return ids
+
+    def is_written(self, path: Path) -> bool:
+        """Whether a table of this shape and dtype is there, and not cut short."""
+        try:
+            found = type(self).open(path, self.name)
+        except UserError:
+            return False
+        return (found.shape, found.dtype) == (self.shape, self.dtype)
+
+
+def rounded(path: Path, edited: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Edited vectors of a file as it keeps them.
+
+    Raises:
+        UserError: a value that the dtype can't hold.
+    """
+    with np.errstate(over="ignore"):  # said below
+        numbers = edited.astype(dtype)
+    if not np.isfinite(numbers).all():
+        raise beyond(path, str(dtype))
+    return numbers
+
+
+def beyond(path: Path, dtype: str) -> UserError:
+    """What is said of an edited value that the file's dtype can't hold."""
+    return UserError(
+        f"{path}: an edited value is beyond {dtype}; divide all shards by a constant, or save them "
+        "as float32"
+    )
 
 
 @dataclass(frozen=True)
@@ -89,47 +203,3 @@ class ArrayFile:
         return values.reshape(stop - start, *self.shape[1:]).astype(
             self.dtype.newbyteorder("="), copy=False
         )
-
-
-def shard_paths(path: Path) -> list[Path]:
-    """The .npy files of a folder by name, or the one that is named.
-
-    Raises:
-        UserError: no such folder or file, or none in it.
-    """
-    if not path.is_dir():
-        if not path.exists():
-            raise UserError(f"{path} does not exist; name a folder of .npy files, or one of them")
-        return [path]
-    found = sorted(one for one in path.glob("*.npy") if not one.name.startswith("."))
-    if not found:
-        raise UserError(f"{path} has no .npy file; shards are .npy files with a row a user")
-    return found
-
-
-def block_bounds(rows: int, width: int) -> Iterator[tuple[int, int]]:
-    """First row, and the one behind the last, of each block of a table."""
-    step = max(1, BLOCK // max(1, width))
-    for start in range(0, rows, step):
-        yield start, min(rows, start + step)
-
-
-@contextlib.contextmanager
-def array_writer(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> Iterator[BinaryIO]:
-    """A .npy file whose rows are written to it one block after the other, as bytes; under its name
-    it appears whole, or not at all.
-    """
-    with replace_large(path) as file:
-        described = np.lib.format.dtype_to_descr(dtype)
-        header = {"descr": described, "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        yield file
-
-
-def is_whole(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> bool:
-    """Whether an array of this shape and dtype is there, and not cut short."""
-    try:
-        found = ArrayFile.open(path)
-    except UserError:
-        return False
-    return (found.shape, found.dtype) == (shape, dtype)

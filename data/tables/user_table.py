@@ -105,12 +105,26 @@ def check_table(path: Path, table: UserTable) -> UserTable:
         UserError: a value that is not finite in float32, or an id that is missing or there twice.
     """
     check_values(path, table.vectors)
-    if table.ids is not None and (missing := np.flatnonzero(table.ids == "")).size:
-        raise UserError(f"{path}: row {missing[0]} has no user id")
-    if table.ids is not None and (twice := pd.Series(table.ids).duplicated()).any():
-        row = int(twice.to_numpy().argmax())
-        raise UserError(f"{path}: the user id {table.ids[row]} of row {row} is there twice")
+    if table.ids is not None:
+        check_ids(path, table.ids)
     return table
+
+
+def check_ids(path: Path, ids: np.ndarray) -> None:
+    """Refuse ids that don't tell the users apart.
+
+    Args:
+        path: where they are.
+        ids: (n_users,) text.
+
+    Raises:
+        UserError: one is missing, or there twice.
+    """
+    if (missing := np.flatnonzero(ids == "")).size:
+        raise UserError(f"{path}: row {missing[0]} has no user id")
+    if (twice := pd.Series(ids).duplicated()).any():
+        row = int(twice.to_numpy().argmax())
+        raise UserError(f"{path}: the user id {ids[row]} of row {row} is there twice")
 
 
 def check_values(path: Path, vectors: np.ndarray, first: int = 0) -> None:
