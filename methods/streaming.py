@@ -99,7 +99,7 @@ def stream(config: RunConfig) -> dict[str, Any]:
 
 def look(config: RunConfig | AttackConfig, ranks: Ranks) -> Users:
     """Headers of all shards, and which classes there are; each rank opens its own alone."""
-    source, attribute = Path(config.user_embedding or ""), config.attribute
+    source = Path(config.user_embedding or "")
     paths = ranks.agree(lambda: shard_paths(source))
     own = ranks.agree(lambda: stamps(config, paths))
     theirs = ranks.told(lambda: own)
@@ -119,7 +119,7 @@ def look(config: RunConfig | AttackConfig, ranks: Ranks) -> Users:
     like = ranks.agree(lambda: open_shard(first, config.table))
     ranks.agree(lambda: check_alike(files.values(), like))
     shards = Shards(source, paths, shapes[:, 0], files, like.has_ids)
-    labels, names = labels_of(ranks, shards, Path(config.labels or ""), attribute)
+    labels, names = labels_of(ranks, shards, Path(config.labels or ""), config.attribute)
     counts = np.zeros(MOST_CLASSES, np.int64)
 
     def classes() -> Iterator[int]:
@@ -138,7 +138,7 @@ def look(config: RunConfig | AttackConfig, ranks: Ranks) -> Users:
 
 
 def check_alike(shards: Iterable[Shard], like: Shard) -> None:
-    """Refuse shards of other dimensions, or with ids where the first has none.
+    """Refuse shards of other dimensions or columns, or with ids where others have none.
 
     Args:
         shards: this rank's; one of nobody has no ids and may not say its dimensions.

@@ -169,9 +169,11 @@ class RunConfig:
     stream: Literal["off", "on"] = key("off", Group.PLACE)
     """"on": go through user_embedding in blocks of rows, with method leace, barycentre, or
     calibrated without its polish (calibrated_rounds=0), in a memory that does not grow with the
-    users: a folder of .npy shards, or one .npy file. labels is a folder with a shard of class
-    numbers of the same name each (negative = unknown), or a file as ever; output is a folder, which
-    gets the edited shards. Started by torchrun, several processes share the work."""
+    users (but for 2 bytes a user where labels are joined by id): a folder of .npy, .safetensors or
+    .parquet shards, of one kind, or one such file. labels is a folder with a file of the same name
+    a shard, of class numbers (.npy; negative = unknown) or with a column named like `attribute`
+    (.parquet; joined by id where both have ids, else row by row), or one file as ever; output is a
+    folder, which gets the edited shards. Started by torchrun, several processes share the work."""
     eraser: File | None = key(None, Group.PLACE)
     """A fitted eraser (weights/eraser.safetensors of a run) to apply to user_embedding instead of
     fitting a method: to users who came later, without labels. Needs output=FILE."""
@@ -245,7 +247,7 @@ class AttackConfig:
     95th percentile of the null ("null-95"); null = never."""
     audit_users: Annotated[Count, Field(ge=8)] = key(20_000, Group.AUDIT)
     """attack "audit": the most users that take part; of more so many are drawn. user_embedding may
-    then be a folder of .npy shards."""
+    then be a folder of .npy, .safetensors or .parquet shards, and labels one as of stream=on."""
     audit_permutations: Annotated[Count, Field(ge=19, le=99_999)] = key(1999, Group.AUDIT)
     """attack "audit": permutations of the tested users' labels that make the null."""
     audit_whom: Literal["everyone", "unseen"] = key("everyone", Group.AUDIT, sweep=True)

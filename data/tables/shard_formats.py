@@ -387,6 +387,8 @@ def shard_paths(path: Path) -> list[Path]:
     if not path.is_dir():
         if not path.exists():
             raise UserError(f"{path} does not exist; name a folder of shards, or one of them")
+        if path.name == ERASER:
+            raise UserError(f"{path} has the name of leace's map; call a shard otherwise")
         return [path]
     return _of_one_format(path, SHARDS)
 

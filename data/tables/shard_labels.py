@@ -174,6 +174,7 @@ def _by_id(
             [_attribute(source, name, column.values) for name, column in columns.items()]
         )
     )
+    ranks.agree(lambda: check_most(source, whole.name, whole.classes))
     ids = next(iter(columns.values())).ids
     assert ids is not None
     index = ranks.agree(lambda: index_of(source, ids))
