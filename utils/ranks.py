@@ -21,6 +21,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 from tqdm import tqdm
 
 from utils.errors import UserError, first_line, in_one_line
@@ -32,6 +33,9 @@ BEAT = 1.0
 
 SILENCE = timedelta(seconds=60)
 """How long a rank waits for the others' next sum."""
+
+ROLL_CALL = timedelta(seconds=2)
+"""How long one then waits for who is left."""
 
 
 def launched() -> bool:
@@ -51,10 +55,12 @@ class Ranks:
     Attributes:
         rank: this one's number.
         size: how many there are.
+        store: where they leave notes once a sum has failed; None of one alone.
     """
 
     rank: int = 0
     size: int = 1
+    store: dist.Store | None = None
 
     @property
     def first(self) -> bool:
@@ -76,14 +82,19 @@ class Ranks:
 
         Raises:
             UserError: a rank has gone.
+            SystemExit: so it has, and another one says so.
         """
         if self.size == 1:
             return
         try:
             dist.all_reduce(tensor)
         except RuntimeError as error:
+            missing = self._missing()
+            if missing and self.rank != min(set(range(self.size)) - set(missing)):
+                raise SystemExit(2) from None
+            which = ", ".join(map(str, missing)) or "unknown"
             raise UserError(
-                f"rank {self.rank}: another rank has gone, or is silent for "
+                f"rank {self.rank}: another rank ({which}) has gone, or is silent for "
                 f"{SILENCE.total_seconds():.0f} s ({_briefly(error)}); what it said last "
                 "says why; what is finished is kept, and the same command goes on from there"
             ) from None
@@ -93,6 +104,21 @@ class Ranks:
         total = torch.from_numpy(np.array(array, dtype=np.float64))
         self.add(total)
         return total.numpy()
+
+    def _missing(self) -> list[int]:
+        """The ranks that leave no note once a sum has failed; none if nobody can tell."""
+        dist.destroy_process_group()  # who still waits for this one learns of it
+        missing: list[int] = []
+        give_up = time.monotonic() + ROLL_CALL.total_seconds()
+        with contextlib.suppress(RuntimeError):  # the store has gone too
+            assert self.store is not None
+            self.store.set_timeout(ROLL_CALL)
+            self.store.set(f"left/{self.rank}", "")
+            while time.monotonic() < give_up:
+                others = range(self.size)
+                missing = [rank for rank in others if not self.store.check([f"left/{rank}"])]
+                time.sleep(BEAT / 10)
+        return missing
 
     def gathered(self, array: np.ndarray) -> np.ndarray:
         """The ranks' arrays (n, ...), of n each its own, one behind the other; float64."""
@@ -233,15 +259,16 @@ def joined() -> Iterator[Ranks]:
         yield Ranks()
         return
     try:
-        dist.init_process_group("gloo", timeout=SILENCE)
+        store, rank, size = next(rendezvous("env://", timeout=SILENCE))
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=SILENCE)
     except (RuntimeError, ValueError) as error:
         raise UserError(
             f"rank {os.environ.get('RANK')} can't reach the others ({first_line(error)}); "
             "GLOO_SOCKET_IFNAME=eth0, or the like, names the network to them"
         ) from None
-    ranks = Ranks(dist.get_rank(), dist.get_world_size())
+    ranks = Ranks(rank, size, store)
     with contextlib.ExitStack() as held:
-        held.callback(dist.destroy_process_group)
+        held.callback(_leave)
         if not ranks.first:
             nowhere = held.enter_context(Path(os.devnull).open("w"))
             held.enter_context(contextlib.redirect_stderr(nowhere))
@@ -251,3 +278,8 @@ def joined() -> Iterator[Ranks]:
             if ranks.first:
                 raise
             raise SystemExit(130) from None
+
+
+def _leave() -> None:
+    if dist.is_initialized():  # who has called the roll has left already
+        dist.destroy_process_group()
