@@ -122,7 +122,7 @@ def by_threads(size, output):
     Path(output).mkdir()
 
     def work(rank):
-        ranks = Threaded(rank, size, meet, given)
+        ranks = Threaded(rank, size, meet=meet, given=given)
         users = look(config, ranks)
         write(users, learn(users, 0.5, 0), Path(output), ranks)
 
