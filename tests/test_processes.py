@@ -70,7 +70,7 @@ def test_a_rank_that_is_killed_ends_the_other_and_any_number_goes_on(workspace, 
     second.process.kill()
     code, _, error = first.end()
     assert code == 2
-    assert "error: rank 0: another rank has gone" in last_line(error)
+    assert "error: rank 0: another rank (1) has gone" in last_line(error)
     done = len(losses("lgn", "original"))
     assert 1 <= done < 1000
     # not the same run, but its checkpoint with fewer epochs to go
