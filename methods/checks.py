@@ -195,6 +195,8 @@ def ranks(options: Any) -> bool:
 
 def check_attack(config: AttackConfig) -> None:
     """Refuse keys that make no sense together."""
+    if launched():
+        raise UserError("torchrun is for main.py; start python attack.py, which is one process")
     if config.user_embedding and not config.labels:
         raise UserError(
             f"user_embedding {config.user_embedding} needs labels=FILE: who trains the attacker?"
