@@ -94,10 +94,12 @@ def run_together(config: RunConfig, ranks: Ranks, asked: bool = True) -> dict[st
                 model, results = train_recommender(config, data, this.folder, threads, ranks)
             elif original:
                 first = run_together(replace(config, method="original"), ranks, asked=False)
-                model, results = unlearn_recommender(config, data, original, this.folder, threads)
+                model, results = unlearn_recommender(
+                    config, data, original, this.folder, threads, ranks
+                )
                 results["original"] = first["test"]
             else:
-                model, results = None, unlearn_table(config, data, this.folder, threads)
+                model, results = None, unlearn_table(config, data, this.folder, threads, ranks)
             if model and data.dataset:
                 results["test"] = ranks.told(
                     partial(save, config, model, data.dataset, this.folder)
@@ -109,7 +111,7 @@ def run_together(config: RunConfig, ranks: Ranks, asked: bool = True) -> dict[st
             this.finish(config, results, checksums, device, threads)
         assert this.summary is not None
         if config.output and data.table:
-            hand_over(config, data.table, this.folder, this.summary)
+            ranks.alone(partial(hand_over, config, data.table, this.folder, this.summary))
     return this.summary
 
 
@@ -272,6 +274,7 @@ def unlearn_recommender(
     original: RunFolder,
     folder: RunFolder,
     threads: Threads,
+    ranks: Ranks,
 ) -> tuple[Recommender, dict[str, Any]]:
     """Load the finished original and edit the user tables of the scope; all else stays as it is.
     Returns the model and what the summary records.
@@ -289,18 +292,22 @@ def unlearn_recommender(
     def scorer(top: int) -> EmbeddingScorer:
         return model.embedding_scorer(top_items(model, dataset.n_users, dataset.n_items, top))
 
-    eraser = fit(config, tables, data, scorer, threads, folder)
-    keep_eraser(config, eraser, data, folder)
+    eraser = fit(config, tables, data, scorer, threads, folder, ranks)
     with torch.no_grad():
         for name, edited in eraser.apply(tables).items():
             model.user_tables()[name].copy_(edited)
-    write_json_lines(folder.path / "metrics.jsonl", eraser.history)
+
+    def keep() -> None:
+        keep_eraser(config, eraser, data, folder)
+        write_json_lines(folder.path / "metrics.jsonl", eraser.history)
+
+    ranks.alone(keep)
     left = [name for name in model.served() if name not in tables]
     return model, recorded(eraser, "float32") | {"edited": list(tables), "served_unedited": left}
 
 
 def unlearn_table(
-    config: RunConfig, data: Data, folder: RunFolder, threads: Threads
+    config: RunConfig, data: Data, folder: RunFolder, threads: Threads, ranks: Ranks
 ) -> dict[str, Any]:
     """Edit somebody else's embedding and save it, as an array and in its own format; returns what
     the summary records.
@@ -316,13 +323,17 @@ def unlearn_table(
     dtype = torch.float64 if given.dtype == "float64" else torch.float32
     device = resolve_device(config.device)
     tables = {table.name: torch.from_numpy(given[people]).to(device, dtype)}
-    eraser = fit(config, tables, known, None, threads, folder)
-    keep_eraser(config, eraser, known, folder)
-    edited = with_people(source, table, eraser.apply(tables)[table.name])
-    save_array(folder.embedding_path, edited)
-    if (path := edited_path(folder.path, source)) != folder.embedding_path:
-        save_table(path, table.edited(edited), source)
-    write_json_lines(folder.path / "metrics.jsonl", eraser.history)
+    eraser = fit(config, tables, known, None, threads, folder, ranks)
+
+    def keep() -> None:
+        keep_eraser(config, eraser, known, folder)
+        edited = with_people(source, table, eraser.apply(tables)[table.name])
+        save_array(folder.embedding_path, edited)
+        if (path := edited_path(folder.path, source)) != folder.embedding_path:
+            save_table(path, table.edited(edited), source)
+        write_json_lines(folder.path / "metrics.jsonl", eraser.history)
+
+    ranks.alone(keep)
     return recorded(eraser, given.dtype)
 
 
@@ -347,15 +358,18 @@ def fit(
     scorer: TopScorer | None,
     threads: Threads,
     folder: RunFolder,
+    ranks: Ranks,
 ) -> Eraser:
     """Fit the config's post-training method to the tables and the attribute, or attributes."""
     method = METHODS[config.method]
     assert method.fit is not None and data.labels is not None
     options = method.options_of(config)
     rng = numpy_generator(config.seed, config.method)
-    kept = CheckpointFile(folder.checkpoint, "unlearning", resolve_device(config.device))
+    device = resolve_device(config.device)
+    kept = CheckpointFile(folder.checkpoint, "unlearning", device, writes=ranks.first)
+    of_method = method.by_ranks(ranks) if method.by_ranks else method.fit
     eraser = fit_several(
-        method.fit, tables, data.labels, data.parts, options, rng, scorer, threads, kept
+        of_method, tables, data.labels, data.parts, options, rng, scorer, threads, kept
     )
     for name, edited in eraser.apply(tables).items():
         if not torch.isfinite(edited).all():

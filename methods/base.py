@@ -18,6 +18,7 @@ from methods.passes import Streamed
 from models.base import EmbeddingScorer
 from models.training.step import Penalty
 from utils.config import Group, RunConfig
+from utils.ranks import Ranks
 from utils.runs.checkpoint import FORGETFUL, Progress
 from utils.threads import Threads
 
@@ -63,6 +64,8 @@ class Method:
         penalty: of an in-training method.
         streamed: of a method that can go through users in blocks, since sums over them are all that
             it needs.
+        by_ranks: of a method whose `fit` several processes can share, that fit: called with the
+            same arguments in each rank, it gives the same in each, equal to `fit` up to rounding.
     """
 
     title: str
@@ -70,6 +73,7 @@ class Method:
     fit: Fit | None = None
     penalty: PenaltyFactory | None = None
     streamed: Streamed | None = None
+    by_ranks: Callable[[Ranks], Fit] | None = None
 
     @property
     def groups(self) -> frozenset[Group | type]:
@@ -86,7 +90,7 @@ class Method:
     @property
     def shared(self) -> bool:
         """Whether several processes can share its work with all users in memory."""
-        return not self.fit
+        return not self.fit or self.by_ranks is not None
 
     def options_of(self, config: RunConfig) -> Any:
         """Its options, with the values that a `methods.ExperimentConfig` has for them."""

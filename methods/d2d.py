@@ -10,6 +10,7 @@ default on the papers' data: other kernel widths, and steps on a sample of very 
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Literal
 
 import numpy as np
@@ -18,7 +19,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from methods.base import Method
+from methods.base import Fit, Method
 from methods.losses.kl import kl, kl_gradient
 from methods.losses.mmd import (
     Classes,
@@ -31,6 +32,7 @@ from methods.losses.mmd import (
 )
 from methods.losses.objective import Objective
 from methods.unlearning import Eq1Options, eq1
+from utils.ranks import ALONE, Ranks
 from utils.schema import CHECKED, Count, key
 from utils.threads import one_thread
 
@@ -54,27 +56,33 @@ class D2DOptions(Eq1Options):
     in its share; up to it all pairs of users count."""
 
 
-def distinguishability(labels: Tensor, width: Width = mean_squared_distance) -> Objective:
+def distinguishability(
+    labels: Tensor, width: Width = mean_squared_distance, ranks: Ranks = ALONE
+) -> Objective:
     """l_D for these labels ((n,) int64, 0 .. C-1) as a function of θ (n, K)."""
     classes = Classes.of(labels)
-    return _objective(lambda: classes, width)
+    return _objective(lambda: classes, width, ranks)
 
 
 def sampled(
-    labels: Tensor, users: int, rng: np.random.Generator, width: Width = mean_squared_distance
+    labels: Tensor,
+    users: int,
+    rng: np.random.Generator,
+    width: Width = mean_squared_distance,
+    ranks: Ranks = ALONE,
 ) -> Objective:
     """The same, estimated without bias from so many users, drawn anew for every value and gradient
-    (see `methods.losses.mmd`).
+    (see `methods.losses.mmd`); all ranks draw the same.
     """
     classes = Classes.of(labels)
-    return _objective(lambda: classes.sample(users, rng), width)
+    return _objective(lambda: classes.sample(users, rng), width, ranks)
 
 
-def _objective(classes: Callable[[], Classes], width: Width) -> Objective:
+def _objective(classes: Callable[[], Classes], width: Width, ranks: Ranks) -> Objective:
     return Objective(
-        lambda theta: mmd(theta, classes(), width=width),
-        lambda theta: mmd_gradient(theta, classes(), width=width),
-        chance=lambda theta: mmd_chance(theta, classes(), width),
+        lambda theta: mmd(theta, classes(), width=width, ranks=ranks),
+        lambda theta: mmd_gradient(theta, classes(), width=width, ranks=ranks),
+        chance=lambda theta: mmd_chance(theta, classes(), width, ranks),
     )
 
 
@@ -95,9 +103,15 @@ def gaussian(labels: Tensor, rng: np.random.Generator) -> Objective:
 
 
 def loss(
-    theta_star: Tensor, labels: Tensor, options: D2DOptions, rng: np.random.Generator
+    theta_star: Tensor,
+    labels: Tensor,
+    options: D2DOptions,
+    rng: np.random.Generator,
+    ranks: Ranks = ALONE,
 ) -> Objective:
-    """l_D as the options have it, for users whose original is theta_star (n, K)."""
+    """l_D as the options have it, for users whose original is theta_star (n, K). Of several ranks
+    each works out KL by itself.
+    """
     if options.d2d_divergence == "kl":
         return gaussian(labels, rng)
     n = len(labels)
@@ -105,9 +119,9 @@ def loss(
     if options.kernel_width == "median":
         width = median_squared_distance(n, rng)
     if n > options.pairs_users:
-        objective = sampled(labels, options.pairs_users, rng, width)
+        objective = sampled(labels, options.pairs_users, rng, width, ranks)
     else:
-        objective = distinguishability(labels, width)
+        objective = distinguishability(labels, width, ranks)
     if options.kernel_width == "standardised":
         with one_thread():
             deviations = theta_star.std(0)
@@ -117,4 +131,9 @@ def loss(
     return objective
 
 
-METHOD = Method("D2D-R", D2DOptions, eq1(loss))
+def by_ranks(ranks: Ranks) -> Fit:
+    """The fit by several processes."""
+    return eq1(partial(loss, ranks=ranks), ranks)
+
+
+METHOD = Method("D2D-R", D2DOptions, eq1(loss), by_ranks=by_ranks)

@@ -30,15 +30,15 @@ class _MMD(torch.autograd.Function):
     """`mmd` as a node of an autograd graph."""
 
     @staticmethod
-    def forward(ctx, theta: Tensor, classes: Classes) -> Tensor:
+    def forward(ctx, theta: Tensor, classes: Classes, ranks: Ranks) -> Tensor:
         ctx.save_for_backward(theta)
-        ctx.classes = classes
-        return mmd(theta, classes).to(theta.dtype)
+        ctx.classes, ctx.ranks = classes, ranks
+        return mmd(theta, classes, ranks=ranks).to(theta.dtype)
 
     @staticmethod
     def backward(ctx, scale: Tensor):
         (theta,) = ctx.saved_tensors
-        return scale * mmd_gradient(theta, ctx.classes), None
+        return scale * mmd_gradient(theta, ctx.classes, ranks=ctx.ranks), None, None
 
 
 class MMDPenalty(Penalty):
@@ -61,7 +61,9 @@ class MMDPenalty(Penalty):
 
     def forward(self, user_embedding: Tensor, users: Tensor, ranks: Ranks = ALONE) -> Tensor:
         # of all users, whatever the batch: the whole term in every rank, by its share of the weight
-        return self.weight / ranks.size * _MMD.apply(user_embedding[self.known], self.classes)
+        return (
+            self.weight / ranks.size * _MMD.apply(user_embedding[self.known], self.classes, ranks)
+        )
 
 
 def penalty(

@@ -21,6 +21,7 @@ from methods.eraser import Labels, TransductiveEraser, UserTables, share_moved
 from methods.losses.objective import Objective
 from methods.losses.regularizers import frobenius, ranking
 from utils.errors import UserError
+from utils.ranks import ALONE, Ranks
 from utils.runs.checkpoint import FORGETFUL, Progress
 from utils.schema import CHECKED, Count, Rate, Share, Weight, key
 from utils.threads import UNCHANGED, Threads, one_thread
@@ -250,6 +251,7 @@ def unlearn(
     optimizer: Optimizer,
     threads: Threads = UNCHANGED,
     progress: Progress = FORGETFUL,
+    ranks: Ranks = ALONE,
 ) -> Unlearned:
     """Minimise eq. 1 from θ*; the last step is kept, as in the artefact.
 
@@ -263,6 +265,7 @@ def unlearn(
         threads: of the steps, on a CPU.
         progress: keeps the state after a step whose losses were looked at; one that was kept from
             the same θ* is gone on from, to the same bytes.
+        ranks: who make the same steps, each of its own θ.
 
     Raises:
         UserError: a loss is not finite.
@@ -279,6 +282,7 @@ def unlearn(
         history += json.loads(before["history"])
         log.info("Resuming after step %d of %d", before["step"], optimizer.steps)
     spent, first = before.get("seconds", 0.0), before.get("step", 0)
+    ranks.check_same("unlearning goes on after step", first)
     bar = tqdm(total=optimizer.steps, initial=first, desc="unlearning", unit="step", leave=False)
 
     # whether θ was finite after each step since the last report; read together, since reading
@@ -289,14 +293,16 @@ def unlearn(
         finite.append(theta.isfinite().all())
         bar.update()
 
-    def report(step: int, theta: Tensor) -> bool:
-        alive = torch.stack(finite).tolist() if finite else []
+    def check(step: int, alive: list[bool]) -> None:
         if not all(alive):
             raise _diverged(step + 1 - len(alive) + alive.index(False), optimizer, history)
+
+    def report(step: int, theta: Tensor) -> bool:
+        alive = torch.stack(finite).tolist() if finite else []
+        ranks.agree(lambda: check(step, alive))
         finite.clear()
         hidden, kept = problem.values(theta)
-        if not (math.isfinite(hidden) and math.isfinite(kept)):
-            raise _diverged(step, optimizer, history)
+        ranks.agree(lambda: check(step, [math.isfinite(hidden) and math.isfinite(kept)]))
         history.append({"step": step, "distinguishability": hidden, "regularizer": kept})
         bar.set_postfix_str(f"distinguishability {hidden:.4g}", refresh=False)
         enough = optimizer.tolerance * history[0]["distinguishability"]
@@ -433,8 +439,10 @@ LossFactory = Callable[[Tensor, Tensor, Any, np.random.Generator], Objective]
 """Known users' rows of θ* (n, K), their labels (n,), the method's options, generator -> l_u."""
 
 
-def eq1(loss: LossFactory) -> Fit:
-    """The fit of a method that minimises eq. 1 with this l_u."""
+def eq1(loss: LossFactory, ranks: Ranks = ALONE) -> Fit:
+    """The fit of a method that minimises eq. 1 with this l_u, of which several ranks each get the
+    same; all else of a step each does by itself.
+    """
 
     def fit(
         tables: UserTables,
@@ -475,6 +483,7 @@ def eq1(loss: LossFactory) -> Fit:
             options.optimizer(),
             threads,
             FromHere(progress, theta_star, rng),
+            ranks,
         )
         if units:
             done = units.brought_back(done, own, classes)

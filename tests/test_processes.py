@@ -1,4 +1,4 @@
-"""Several processes that torchrun starts do what one does: training, and what the first one writes.
+"""Several processes that torchrun starts do what one does, training and d2d; the first one writes.
 
 With stream=on: test_streaming.py.
 """
@@ -59,6 +59,49 @@ def test_two_ranks_train_as_one_process_does(workspace, ranks, model, method):
     summary = json.loads((folder(model, method, "two") / "summary.json").read_text())
     assert summary["environment"]["processes"] == 2
     assert len(Path("tables/runs.csv").read_text().splitlines()) == 2
+
+
+def test_d2d_after_training_by_two_ranks(workspace, ranks):
+    keys = [*SMALL, "epochs=1", "model=lgn", "method=d2d", "unlearn_steps=30", "unlearn_lr=0.01"]
+    first, second = (one.end() for one in ranks(2, *keys, "results_path=two/"))
+    assert first[0] == second[0] == 0
+    assert "trained first" in first[1] and "unlearned in" in first[1] and second[1:] == ("", "")
+    assert main.main(keys) == 0
+    same_steps(history("lgn", "d2d", "two"), history("lgn", "d2d"))
+    apart = embedding("lgn", "d2d", "two") - embedding("lgn", "d2d")
+    assert np.abs(apart).max() < 1e-4 * np.abs(embedding("lgn", "d2d")).max()
+
+
+def same_steps(found, expected):
+    for name in ("step", "distinguishability", "regularizer"):
+        values = [[row[name] for row in rows] for rows in (found, expected)]
+        np.testing.assert_allclose(*values, rtol=1e-5)
+    assert expected[-1]["distinguishability"] < 0.7 * expected[0]["distinguishability"]
+
+
+@pytest.mark.parametrize("options", [[], ["pairs_users=100"]])
+def test_d2d_of_a_file_by_three_ranks(workspace, ranks, options):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(-1, 3, 300)
+    x = rng.normal(size=(300, 6)) + labels[:, None]
+    np.save("als.npy", x.astype(np.float32))
+    np.save("labels.npy", labels)
+    keys = ["user_embedding=als.npy", "labels=labels.npy", "method=d2d", "threads=1", *options]
+    keys += ["unlearn_steps=40", "unlearn_lr=0.01"]
+    ended = [one.end() for one in ranks(3, *keys, "results_path=three/", "output=out.csv")]
+    assert [code for code, *_ in ended] == [0] * 3
+    assert ended[1][1:] == ended[2][1:] == ("", "")
+    assert main.main(keys) == 0
+    place = Path("external/als/d2d/seed-0")
+    found, expected = (
+        [json.loads(line) for line in (path / place / "metrics.jsonl").read_text().splitlines()]
+        for path in (Path("three"), Path("exp_results"))
+    )
+    same_steps(found, expected)
+    edited = np.loadtxt("out.csv", np.float32, delimiter=",", skiprows=1)
+    one = np.load(Path("exp_results") / place / "weights" / "user_embedding.npy")
+    np.testing.assert_allclose(edited, one, atol=1e-4)
+    assert (edited[labels < 0] == x.astype(np.float32)[labels < 0]).all()
 
 
 def test_a_rank_that_is_killed_ends_the_other_and_any_number_goes_on(workspace, ranks):

@@ -371,7 +371,9 @@ def test_keys_that_make_no_sense_together(shop, capsys, monkeypatch):
         assert says in refused(capsys, *keys)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     said = refused(capsys, "method=u2u")
-    assert "torchrun is for method original, retrain or adv, and for stream=on; method u2u" in said
+    assert "torchrun is for method original, d2d, retrain or adv, and for stream=on" in said
+    assert attack.main([]) == 2
+    assert "torchrun is for main.py" in capsys.readouterr().err
     assert "eraser=FILE is one process's" in refused(capsys, "eraser=a", "user_embedding=b")
     assert "one run at a time, and these are 4; give model and seed" in refused(
         capsys, "seed=[0,1]", 'model=["ncf","lgn"]', "method=retrain"

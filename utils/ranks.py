@@ -99,6 +99,16 @@ class Ranks:
                 "says why; what is finished is kept, and the same command goes on from there"
             ) from None
 
+    def whole(self, part: Tensor) -> Tensor:
+        """The sum of the ranks' tensors, added up in float64, in the part's own dtype; the part
+        itself where there is one rank. Raises as `add`.
+        """
+        if self.size == 1:
+            return part
+        total = part.double()
+        self.add(total)
+        return total.to(part.dtype)
+
     def sum(self, array: np.ndarray) -> np.ndarray:
         """The sum of the ranks' arrays, in float64; raises as `add`."""
         total = torch.from_numpy(np.array(array, dtype=np.float64))
@@ -174,6 +184,23 @@ class Ranks:
         letters = self.gathered(np.frombuffer(said, np.uint8))
         made: T = json.loads(letters.astype(np.uint8).tobytes())
         return made
+
+    def check_same(self, what: str, number: int) -> None:
+        """Refuse to go on where this is another number in another rank.
+
+        Raises:
+            UserError: it isn't the first one's; or as `together`.
+        """
+        of_first = self.told(lambda: number)
+
+        def check() -> None:
+            if number != of_first:
+                raise UserError(
+                    f"{what} {number} here, {of_first} to the first rank; all processes must see "
+                    "the same folders"
+                )
+
+        self.agree(check)
 
     def in_turn(self, work: Callable[[], T]) -> T:
         """What this rank's work gives, which finds what the first rank's has left on the disk;

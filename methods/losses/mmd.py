@@ -14,6 +14,8 @@ e = exp(-d² / 4b) the five exponentials are e, e², e⁴, e⁸, e¹⁶: one ser
 The N x N matrices are never held whole: they are made tile by tile (each pair of tiles once, the
 kernel being symmetric), so memory is that of a few tiles, and the gradient needs no autograd graph.
 
+Several ranks share the pairs of tiles and add up what they make of them, in float64.
+
 Of very many users a stratified sample stands for all: a pair of it counts as often as there are
 pairs of its kind among all users, the constant diagonal stays that of all, and so does b. Over the
 draws value and gradient have the mean that they have with all users.
@@ -21,12 +23,13 @@ draws value and gradient have the mean that they have with all users.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import combinations_with_replacement
+from itertools import combinations_with_replacement, islice
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from utils.ranks import ALONE, Ranks
 from utils.threads import one_thread
 
 TILE = {"cpu": 384, "cuda": 4096}
@@ -134,6 +137,7 @@ def mmd(
     labels: Tensor | Classes,
     tile: int | None = None,
     width: Width = mean_squared_distance,
+    ranks: Ranks = ALONE,
 ) -> Tensor:
     """MMD between the classes of `labels`, a float64 scalar.
 
@@ -143,21 +147,25 @@ def mmd(
             of a sample too.
         tile: users a tile; changes speed and memory, not the result (beyond rounding).
         width: gives b.
+        ranks: who share the work, called alike in each.
     """
     layout = _Layout.of(theta, labels, tile, width)
     value = torch.zeros((), dtype=torch.float64, device=theta.device)
-    for rows, columns, (a, b), e in layout.kernel_tiles():
+    for rows, columns, (a, b), e in layout.kernel_tiles(ranks):
         twice = 1 if rows == columns else 2
         weight = layout.classes.weight(a, b)
         power = e
         for _ in range(KERNELS):
             value += twice * weight * power.sum(dtype=torch.float64)
             power.square_()
-    return value + layout.classes.diagonal_left_out()
+    return ranks.whole(value) + layout.classes.diagonal_left_out()
 
 
 def mmd_chance(
-    theta: Tensor, labels: Tensor | Classes, width: Width = mean_squared_distance
+    theta: Tensor,
+    labels: Tensor | Classes,
+    width: Width = mean_squared_distance,
+    ranks: Ranks = ALONE,
 ) -> Tensor:
     """Mean of `mmd` over all permutations of the labels, a float64 scalar.
 
@@ -168,14 +176,14 @@ def mmd_chance(
     layout = _Layout.of(theta, labels, None, width)
     classes = layout.classes
     total = torch.zeros((), dtype=torch.float64, device=theta.device)
-    for rows, columns, (a, b), power in layout.kernel_tiles():
+    for rows, columns, (a, b), power in layout.kernel_tiles(ranks):
         twice = 1 if rows == columns else 2
         for _ in range(KERNELS):
             pairs = power.sum(dtype=torch.float64) - (len(power) if rows == columns else 0)
             total += twice / classes.share(a, b) * pairs
             power.square_()
     n = sum(classes.sizes)
-    mean = total / (n * (n - 1))
+    mean = ranks.whole(total) / (n * (n - 1))
     return 2 / len(classes.sizes) * sum(1 / size for size in classes.sizes) * (KERNELS - mean)
 
 
@@ -184,6 +192,7 @@ def mmd_gradient(
     labels: Tensor | Classes,
     tile: int | None = None,
     width: Width = mean_squared_distance,
+    ranks: Ranks = ALONE,
 ) -> Tensor:
     """Gradient of `mmd` in theta, (n, d), with the kernels' widths held constant; 0 for users who
     are not of the sample.
@@ -197,7 +206,7 @@ def mmd_gradient(
     # column i: Σ_j S_ij [x_j; 1] with S = W Σ p e^p. Columns, since products this way round have
     # the same bytes whatever the number of threads; the other way round MKL may split their sums
     sums = x.new_zeros(with_ones.shape)
-    for rows, columns, (a, b), e in layout.kernel_tiles():
+    for rows, columns, (a, b), e in layout.kernel_tiles(ranks):
         weight = layout.classes.weight(a, b)
         slope = e.clone()
         for p in (2, 4, 8, 16):
@@ -205,6 +214,7 @@ def mmd_gradient(
         sums[:, rows].addmm_(weight * with_ones[:, columns], slope.T)
         if rows != columns:
             sums[:, columns].addmm_(weight * with_ones[:, rows], slope)
+    sums = ranks.whole(sums)
     gradient = torch.zeros_like(theta)
     gradient[layout.classes.order] = (sums[:-1] - sums[-1:] * x.T).T * (4 / layout.scale)
     return gradient
@@ -237,8 +247,8 @@ class _Layout:
         scale = torch.where(scale > 0, scale, 1)
         return cls(x, classes, scale, tile or TILE[theta.device.type])
 
-    def kernel_tiles(self) -> Iterator[tuple[slice, slice, tuple[int, int], Tensor]]:
-        """Rows, columns, their classes and e = exp(-d² / 4b) of every pair of tiles; e may be
+    def kernel_tiles(self, ranks: Ranks) -> Iterator[tuple[slice, slice, tuple[int, int], Tensor]]:
+        """Rows, columns, their classes and e = exp(-d² / 4b) of the rank's pairs of tiles; e may be
         overwritten.
         """
         # -d² / 4b as one product: [x, ||x||², 1] . [2x, -1, -||x||²] / 4b
@@ -246,7 +256,8 @@ class _Layout:
         ones = torch.ones_like(norms)
         left = torch.cat([self.x, norms, ones], 1)
         right = torch.cat([2 * self.x, -ones, -norms], 1) / self.scale
-        for (rows, a), (columns, b) in combinations_with_replacement(self._tiles(), 2):
+        pairs = combinations_with_replacement(self._tiles(), 2)
+        for (rows, a), (columns, b) in islice(pairs, ranks.rank, None, ranks.size):
             e = left[rows] @ right[columns].T
             if rows == columns:
                 e.fill_diagonal_(0)

@@ -100,8 +100,7 @@ def train(
     if saved := ranks.agree(lambda: _resume(folder, trained, optimizer, device)):
         history, best = saved
         log.info("Resuming after epoch %d of %d", len(history), settings.epochs)
-    epochs = ranks.told(lambda: len(history))
-    ranks.agree(lambda: _check_same(epochs, len(history), folder))
+    ranks.check_same(f"{folder.checkpoint}: the last finished epoch is", len(history))
 
     def evaluated() -> dict[str, Any]:
         score = model.scorer()
@@ -146,19 +145,6 @@ def train(
             ranks.alone(keep)
     model.load_state_dict(best["state"])
     return Trained(best["epoch"], history, sum(record["seconds"] for record in history))
-
-
-def _check_same(epochs: int, own: int, folder: RunFolder) -> None:
-    """Refuse to go on from another epoch than the first rank.
-
-    Raises:
-        UserError: this rank sees another checkpoint, or none.
-    """
-    if own != epochs:
-        raise UserError(
-            f"{folder.checkpoint} is of epoch {own} here and of epoch {epochs} to the first rank; "
-            "results_path must be a folder that all of them see"
-        )
 
 
 def _divergence(losses: list[float], trained: nn.Module) -> str | None:

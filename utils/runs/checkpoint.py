@@ -48,10 +48,11 @@ class CheckpointFile:
         path: the file; dropped by who owns the run.
         work: what is kept, for messages.
         device: where its tensors go.
+        writes: False for whoever only reads what another one keeps.
     """
 
-    def __init__(self, path: Path, work: str, device: torch.device):
-        self.path, self.work, self.device = path, work, device
+    def __init__(self, path: Path, work: str, device: torch.device, writes: bool = True):
+        self.path, self.work, self.device, self.writes = path, work, device, writes
         self._last = time.monotonic()
 
     def load(self) -> Mapping[str, Any] | None:
@@ -60,7 +61,7 @@ class CheckpointFile:
 
     def save(self, state: Callable[[], Mapping[str, Any]]) -> None:
         """As every `Progress`."""
-        if time.monotonic() - self._last >= EVERY:
+        if self.writes and time.monotonic() - self._last >= EVERY:
             save_checkpoint(self.path, state())
             self._last = time.monotonic()
 
