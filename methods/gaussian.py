@@ -155,7 +155,19 @@ def shrunk(
 def transport(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """The optimal map from N(0, A) to N(0, B): A^-½ (A^½ B A^½)^½ A^-½."""
     root, inverse = power(a, 0.5), power(a, -0.5)
-    return inverse @ power(root @ b @ root, 0.5) @ inverse
+    return inverse @ middle(root, b) @ inverse
+
+
+def middle(root: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(R B R)^½. In R B R the narrow directions are narrower, below `FLOOR` where R² and B are not:
+    then by the singular values of B^½ R, which it is the square of.
+    """
+    product = root @ b @ root
+    values, vectors = np.linalg.eigh((product + product.T) / 2)
+    if values.min() > FLOOR * values.max():
+        return (vectors * values**0.5) @ vectors.T
+    _, sizes, right = np.linalg.svd(power(b, 0.5) @ root)
+    return (right.T * sizes) @ right
 
 
 def barycentre(covariances: Sequence[np.ndarray], weights: np.ndarray) -> np.ndarray:
@@ -165,8 +177,6 @@ def barycentre(covariances: Sequence[np.ndarray], weights: np.ndarray) -> np.nda
     s = sum(p * a for p, a in zip(weights, covariances, strict=True))
     for _ in range(BARYCENTRE_ROUNDS):
         root, inverse = power(s, 0.5), power(s, -0.5)
-        middle = sum(
-            p * power(root @ a @ root, 0.5) for p, a in zip(weights, covariances, strict=True)
-        )
-        s = inverse @ middle @ middle @ inverse
+        mean = sum(p * middle(root, a) for p, a in zip(weights, covariances, strict=True))
+        s = inverse @ mean @ mean @ inverse
     return s

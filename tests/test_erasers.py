@@ -90,6 +90,15 @@ def test_at_the_barycentre_all_classes_have_the_same_mean_and_covariance():
     assert min(moved) > 0
 
 
+@pytest.mark.parametrize("narrow", [1e-2, 1e-4, 1e-6])
+def test_the_barycentre_widens_no_narrow_column(narrow):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 500)
+    x = rng.normal(size=(500, 3)) * [1, narrow, narrow]
+    _, edited = fitted(barycentre, x + labels[:, None] * [0, narrow, 0], labels, "one")
+    assert edited.std(0) == pytest.approx(x.std(0), rel=0.05)
+
+
 def test_the_barycentre_weighs_classes_by_their_users():
     """One dimension: the standard deviation is the weighted mean of the classes'."""
     rng = np.random.default_rng(0)
