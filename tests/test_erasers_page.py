@@ -8,7 +8,9 @@ from utils.reproduction.erasers import erasers_page
 from utils.runs import records
 
 
-def rows(folder, method, seed, scope, leakages, kept="0.99", alpha="", **dial):
+def rows(
+    folder, method, seed, scope, leakages, kept="0.99", alpha="", trained_on="audited", **dial
+):
     """One audited run: a leakage a place, the null's bound 0.1 everywhere."""
     run = "-".join([method, scope, str(seed), alpha, *map(str, dial.values())])
     which = {
@@ -26,6 +28,7 @@ def rows(folder, method, seed, scope, leakages, kept="0.99", alpha="", **dial):
     record.add([blank | which | {"settings": settings, "seconds": "1.5", "run": run}])
     record = records.audits(folder)
     blank = dict.fromkeys(record.columns, "")
+    asked = {} if trained_on == "audited" else {"audit_trained_on": trained_on}
     found = {records.ALL_PLACES: max(leakages.values()), **leakages}
     record.add(
         blank
@@ -35,6 +38,7 @@ def rows(folder, method, seed, scope, leakages, kept="0.99", alpha="", **dial):
             "folder": f"{method}/{scope}/{seed}",
             "attacker": "svm",
             "auc": str(0.5 - leakage),
+            "settings": json.dumps(asked),
         }
         | {"leakage": str(leakage), "null_95": "0.1", "p": "0.5", "users": "472", "kept": kept}
         | {"leaks": "yes" if leakage > 0.1 else "no", "run": run}
@@ -81,6 +85,9 @@ def test_the_frontiers_stars_are_of_points_that_none_beats(tmp_path):
         rows(folder, "calibrated", seed, "served", of(0.13), "0.99", calibrated_rounds=0)
         rows(folder, "d2d", seed, "served", of(0.3), "0.985", alpha="1e-06")
         rows(folder, "d2d", seed, "served", of(0.13 + seed / 50), "0.99", alpha="0.01")
+        known = {"gmf": 0.2 + seed / 10, "mlp": 0.05}
+        rows(folder, "calibrated", seed, "served", known, "0.98", trained_on="original")
+    rows(folder, "d2d", 0, "served", {"gmf": 0.4}, "0.98", "1e-06", trained_on="original")
     rows(folder, "calibrated", 2, "served", of(0.49), "0.98")  # a seed that the others haven't
     *_, tables, frontier, _ = erasers_page(tmp_path)
 
@@ -95,7 +102,8 @@ def test_the_frontiers_stars_are_of_points_that_none_beats(tmp_path):
         ["", "D2D-R", "`au_trade_off=0.01`", "0.040 (0.030 to 0.050)", "2 of 2", "-0.080"],
         ["", "D2D-R", "", "0.200 (0.200 to 0.200)", "2 of 2", "-0.080"],
     ]
-    assert grid.rows[0][7] == "98.0% (98.0% to 98.0%)"
+    assert [row[7] for row in grid.rows] == ["0.150 (0.100 to 0.200)", "–", "–", "–"]
+    assert grid.rows[0][8] == "98.0% (98.0% to 98.0%)"
 
 
 def test_a_dial_moves_no_row_of_the_tables(tmp_path):

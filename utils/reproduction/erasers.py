@@ -78,7 +78,7 @@ def erasers_page(folder: Path) -> list[Section]:
     return [
         Section(title, list(INTRODUCTION)),
         Section("Methods", list(METHODS_SAID)),
-        *_blocks(audits[audits["dial"] == ""]),
+        *_blocks(audits[(audits["dial"] == "") & (audits["trained_on"] == "audited")]),
         *frontier_sections(_frame(folder / "frontier")),
         Section("Limits", list(LIMITS)),
     ]
@@ -163,6 +163,7 @@ def _frame(folder: Path) -> pd.DataFrame:
         f"{infer}, of {hidden}" if infer else hidden
         for infer, hidden in zip(inferred, audits["attribute"], strict=True)
     ]
+    audits["trained_on"] = [one.pop("audit_trained_on", "audited") for one in own]
     default = np.array([not one for one in own], dtype=bool)  # of everyone, by the default keys
     audits = audits[default].copy()
     runs: dict[str, dict[str, Any]] = {row["run"]: row for row in records.runs(folder).rows()}
@@ -178,7 +179,7 @@ def _frame(folder: Path) -> pd.DataFrame:
     edited = audits["method"].map(lambda method: METHODS[method].fit is not None)
     audits["seconds"] = audits["seconds"].where(edited)
     places = audits[audits["place"] != records.ALL_PLACES]
-    which = ["run", "attribute"]  # an original has one audit an attribute
+    which = ["run", "attribute", "trained_on"]  # an original has one audit an attribute
     worst = places.loc[places.groupby(which)["leakage"].idxmax(), [*which, "place"]]
     return audits.merge(worst.rename(columns={"place": "place_of_worst"}), on=which)
 

@@ -18,12 +18,14 @@ SAID = (
     "|AUC - 0.5| of the worst attacker at a place, less what the worst finds there by chance "
     "(95 %), the largest of the places but the lists; mean over the seeds (least to most). At 0 or "
     "below nothing is found. **Lists**: the same of the top-20 lists, which tell of the history "
-    "whatever the vectors are. A star: no other point hides more of what vectors and scores tell "
-    "and keeps more of NDCG@10 at once. Means over so few seeds, of the same users, make no exact "
-    "order; no default was changed by them. Seconds: one thread beside other work. LightGCN on "
-    "ML-100K, in the file too, has not been run. NCF on ML-100K is of an Intel Xeon with AVX-512, "
-    "whose originals are not those above; on ML-1M, D2D-R, LEACE and the barycentre are rows of "
-    "the tables above, from the same originals."
+    "whatever the vectors are. **By the original**: over chance too, but at the places with the "
+    "model's own coordinates, and by attackers who were trained on the original's vectors "
+    "(`audit_trained_on=original`), as of an earlier copy. A star: no other point hides more of "
+    "what vectors and scores tell and keeps more of NDCG@10 at once. Means over so few seeds, of "
+    "the same users, make no exact order; no default was changed by them. Seconds: one thread "
+    "beside other work. ML-100K is of an Intel Xeon with AVX-512, whose originals are not those "
+    "above; on ML-1M, D2D-R, LEACE and the barycentre are rows of the tables above, from the same "
+    "originals."
 )
 LISTS = "lists"
 
@@ -38,6 +40,7 @@ class Point(NamedTuple):
         over: leakage less the null's 95 % at the worst place but the lists, a seed a value.
         leaks: in how many of the seeds one of these places leaks.
         lists: leakage less the null's 95 % of the lists, mean.
+        by_original: as `over`, by attackers who were trained on the original; none if not asked.
         kept: share of the original's NDCG@10, a seed a value.
         seconds: of the edit, mean.
     """
@@ -48,6 +51,7 @@ class Point(NamedTuple):
     over: tuple[float, ...]
     leaks: int
     lists: float
+    by_original: tuple[float, ...]
     kept: tuple[float, ...]
     seconds: float
 
@@ -77,6 +81,8 @@ def frontier_sections(audits: pd.DataFrame) -> Iterator[Section]:
 def points_of(block: pd.DataFrame) -> tuple[list[str], list[Point]]:
     """The seeds that are common to all, and the points, those that hide most first."""
     block = block[block["kept"].notna() & (block["place"] != ALL_PLACES)]
+    earlier = block[block["trained_on"] == "original"]
+    block = block[block["trained_on"] == "audited"]
     by_point = list(block.groupby(["method", "scope", "dial"]))
     seeds = set.intersection(*(set(group["seed"]) for _, group in by_point))
     points = []
@@ -85,6 +91,7 @@ def points_of(block: pd.DataFrame) -> tuple[list[str], list[Point]]:
         over = group["leakage"] - group["null_95"]
         vectors = group["place"] != LISTS
         runs = group.groupby("seed")
+        known = earlier[earlier["run"].isin(group["run"])].sort_values("seed")
         points.append(
             Point(
                 METHODS[method].title,
@@ -93,6 +100,7 @@ def points_of(block: pd.DataFrame) -> tuple[list[str], list[Point]]:
                 tuple(over[vectors].groupby(group["seed"]).max()),
                 int(group["leaks"][vectors].groupby(group["seed"]).any().sum()),
                 float(over[~vectors].mean()),
+                tuple((known["leakage"] - known["null_95"]).groupby(known["seed"]).max()),
                 tuple(runs["kept"].first()),
                 float(runs["seconds"].first().mean()),
             )
@@ -101,19 +109,25 @@ def points_of(block: pd.DataFrame) -> tuple[list[str], list[Point]]:
 
 
 def _grid(points: list[Point]) -> Grid:
-    header = ["", "Method", "scope", "Dial", "Over chance", "Leaks", "Lists", "NDCG@10", "Seconds"]
+    header = ["", "Method", "scope", "Dial", "Over chance", "Leaks", "Lists", "By the original"]
+    header += ["NDCG@10", "Seconds"]
     rows = [
         [
             "" if any(other.beats(point) for other in points) else "★",
             point.method,
             point.scope,
             f"`{point.dial}`" if point.dial else "",
-            f"{fmean(point.over):.3f} ({min(point.over):.3f} to {max(point.over):.3f})",
+            _over(point.over),
             f"{point.leaks} of {len(point.over)}",
             f"{point.lists:.3f}",
+            _over(point.by_original) if len(point.by_original) == len(point.over) else "–",
             f"{fmean(point.kept):.1%} ({min(point.kept):.1%} to {max(point.kept):.1%})",
             f"{point.seconds:.1f}",
         ]
         for point in points
     ]
     return Grid(header, rows)
+
+
+def _over(seeds: tuple[float, ...]) -> str:
+    return f"{fmean(seeds):.3f} ({min(seeds):.3f} to {max(seeds):.3f})"
