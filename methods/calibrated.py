@@ -29,9 +29,9 @@ coordinates (`methods.atoms`), without radii, and polished twice as long: every 
 the marginals and at two or three columns together, which is where trees look.
 
 Views of standardised or whitened vectors are blind to what a network on unscaled features reads in
-the widest columns. `calibrated_views="both"` makes every other kernel view one in the vectors' own
-units, whose steps may move a class's mean. (Normal scores of a table with shared values have equal
-units already.)
+the widest columns. `calibrated_views="both"` polishes twice as long, and every other three rounds'
+kernel views are in the vectors' own units, where steps may move a class's mean. (Normal scores of a
+table with shared values have equal units already.)
 """
 
 import time
@@ -157,8 +157,9 @@ def calibrate(
             edited[:, varies] = with_sums(by_rank(z, single), own)
         else:
             radius = tyler_radius(own - own.mean(0), rng)
+            times = 2 if views == "both" else 1
             edited[:, varies], history = _calibrated(
-                own, radius, labels, rho, rounds, rng, views, []
+                own, radius, labels, rho, times * rounds, rng, views, []
             )
     return Calibrated(edited, share_moved(x, edited), history, time.perf_counter() - start)
 
