@@ -74,6 +74,11 @@ def load_eraser(path: Path) -> tuple[AffineEraser, About]:
                 )
             centre, projection = file.get_tensor("centre"), file.get_tensor("projection")
         widths, about = json.loads(said["widths"]), About(**json.loads(said["about"]))
+        if about.method not in METHODS:
+            raise UserError(
+                f'{path} is of the method "{about.method}", which this version does not have; take '
+                "the version that made it"
+            )
         d = sum(widths.values())
         if (
             centre.shape != (d,)

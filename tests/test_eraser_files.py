@@ -69,6 +69,8 @@ def test_what_a_user_can_get_wrong(fitted, capsys):
     damaged = load_file(ERASER) | {"centre": np.full(6, np.nan)}
     with safe_open(ERASER, "np") as file:
         save_file(damaged, "nan.safetensors", file.metadata())
+        of_another = file.metadata()["about"].replace("leace", "oblivion")
+        save_file(load_file(ERASER), "later.safetensors", {**file.metadata(), "about": of_another})
     new = "user_embedding=mine.parquet"
     for arguments, says in [
         ([f"eraser={ERASER}"], "needs user_embedding=FILE to edit and output=FILE"),
@@ -79,6 +81,7 @@ def test_what_a_user_can_get_wrong(fitted, capsys):
         (["eraser=text.safetensors", new, "output=o.csv"], "is not a fitted eraser file"),
         (["eraser=strange.safetensors", new, "output=o.csv"], "is no eraser of version 1"),
         (["eraser=nan.safetensors", new, "output=o.csv"], "its numbers are damaged"),
+        (["eraser=later.safetensors", new, "output=o.csv"], 'of the method "oblivion"'),
     ]:
         assert main.main(arguments) == 2
         error = capsys.readouterr().err
