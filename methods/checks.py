@@ -237,15 +237,12 @@ def check_attack(config: AttackConfig) -> None:
         raise UserError("an audit takes all users as they are; leave balance out")
     if config.attack == "audit" and config.place != AttackConfig.place:
         raise UserError(f"place {config.place} is for attacks; an audit takes every place")
-    if (
-        config.attack == "attack"
-        and config.fail_above == "null-95"
-        and config.null < FEWEST_PERMUTATIONS
-    ):
-        raise UserError(
-            f"fail_above null-95 needs a null of at least {FEWEST_PERMUTATIONS} permutations; add "
-            "null=99"
-        )
+    if config.attack == "attack" and config.null < FEWEST_PERMUTATIONS:
+        few = f"a null of at least {FEWEST_PERMUTATIONS} permutations; add null=99"
+        if config.fail_above == "null-95":
+            raise UserError(f"fail_above null-95 needs {few}")
+        if config.null:
+            raise UserError(f"null {config.null} could call nothing a leak, which needs {few}")
     check_recordable(config)
 
 

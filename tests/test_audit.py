@@ -164,6 +164,7 @@ def test_places_of_a_run_and_the_gates_exit_code(workspace, capsys):
     for wrong, said in (
         ("place=gmf", "has no place gmf; it has: layer0, propagated, scores"),
         ("fail_above=null-95", "needs a null of at least 19 permutations; add null=99"),
+        ("null=18", "null 18 could call nothing a leak"),
         ("fail_above=0.6", 'a number at least 0 and at most 0.5 or "null-95" or null, got 0.6'),
     ):
         assert attack.main([*arguments, wrong]) == 2
