@@ -33,7 +33,7 @@ CROWD, CLOSE = 0.25, 0.05
 closest quarter takes 0.64.
 """
 SAME = 1e-4
-"""Row sums that differ by less than this share of their mean are one."""
+"""Row sums that differ by less than this share of the columns' spread are one."""
 
 Bounds = tuple[np.ndarray, np.ndarray]
 """Above which z and up to which (k,) the users of each atom of a column are."""
@@ -107,7 +107,7 @@ def by_rank(z: np.ndarray, x: np.ndarray) -> np.ndarray:
 def with_sums(edited: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Edited rows (n, d), with the sums of a table x (n, d) if all of its rows have the same."""
     sums = x.sum(1)
-    if np.ptp(sums) > SAME * abs(sums.mean()):
+    if np.ptp(sums) > SAME * np.sqrt(x.var(0).sum()):
         return edited
     result, rows, largest = edited.copy(), np.arange(len(x)), edited.argmax(1)
     result[rows, largest] += sums - edited.sum(1)

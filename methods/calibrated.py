@@ -20,9 +20,10 @@ group {π = c} has:
               the out-of-fold class means agree. Only what generalises is removed, and a gap that
               has turned negative turns the step round.
 
-For Gaussian data moments and the rest are independent: after step 3 the labels look drawn at
-random. Beyond moments there is no theorem, only the polish, and the audit: `python attack.py
-method=calibrated attackers=strong null=99`.
+For Gaussian data moments and the rest are independent: after step 3, with rho = 0, the labels look
+drawn at random. With rho > 0 the difference of the means is as long as by chance, but leans towards
+the old one: who knows that knows its sign. Beyond moments there is no theorem, only the polish, and
+the audit: `python attack.py method=calibrated attackers=strong null=99`.
 
 A table in which many users share a value (zeros of a non-negative factorisation) is edited in other
 coordinates (`methods.atoms`), without radii, and polished twice as long: every other round looks at
@@ -31,7 +32,8 @@ the marginals and at two or three columns together, which is where trees look.
 Views of standardised or whitened vectors are blind to what a network on unscaled features reads in
 the widest columns. `calibrated_views="both"` polishes twice as long, and every other three rounds'
 kernel views are in the vectors' own units, where steps may move a class's mean. (Normal scores of a
-table with shared values have equal units already.)
+table with shared values have equal units already; a table with directions that are nearly flat is
+edited in `methods.coordinates`.)
 """
 
 import time
@@ -54,6 +56,7 @@ from methods.atoms import (
 )
 from methods.base import Method, TopScorer
 from methods.calibrated_passes import ToGroups, learn
+from methods.coordinates import even, uneven
 from methods.eraser import Labels, TransductiveEraser, UserTables, apart, share_moved, side_by_side
 from methods.gaussian import FLOOR, class_covariances, covariance, power
 from methods.partition import (
@@ -156,11 +159,12 @@ def calibrate(
             )
             edited[:, varies] = with_sums(by_rank(z, single), own)
         else:
-            radius = tyler_radius(own - own.mean(0), rng)
+            coordinates = even(own) if uneven(own) else None
+            y = (own - own.mean(0)) @ coordinates.to if coordinates else own
+            radius = tyler_radius(y - y.mean(0), rng)
             times = 2 if views == "both" else 1
-            edited[:, varies], history = _calibrated(
-                own, radius, labels, rho, times * rounds, rng, views, []
-            )
+            z, history = _calibrated(y, radius, labels, rho, times * rounds, rng, views, [])
+            edited[:, varies] = own + (z - y) @ coordinates.back if coordinates else z
     return Calibrated(edited, share_moved(x, edited), history, time.perf_counter() - start)
 
 
@@ -332,6 +336,7 @@ def _polish(
     n = len(v)
     count = np.bincount(labels)
     v, radius = v.astype(np.float32), radius.astype(np.float32)
+    flat = FLOOR / max(float(v.var()), float(np.finfo(np.float32).tiny))  # of slopes, in v's units
     weight = (n / (len(count) * count[labels])).astype(np.float32)
     targets = np.eye(len(count), dtype=np.float32)[labels]
     targets -= targets.mean(0)
@@ -370,7 +375,7 @@ def _polish(
             if not view.shifts:
                 s = scale[users, None]
                 step = gradient - s * ((s * gradient).mean(0) / (s**2).mean())
-            slope = max(float((gradient * step).sum(1).mean()), FLOOR)
+            slope = max(float((gradient * step).sum(1).mean()), flat)
             v[users] -= np.float32(STEP * excess[c] / slope) * step
         history.append({"step": number + 1, "gap": float(np.abs(excess).max())})
     return v.astype(np.float64), history

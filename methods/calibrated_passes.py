@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from methods.atoms import atoms_of, uncrowded
+from methods.coordinates import uneven
 from methods.gaussian import FLOOR, ClassMaps, Moments, power, shrunk
 from methods.partition import (
     MOST,
@@ -320,6 +321,13 @@ def _shape(some: np.ndarray, varies: np.ndarray, centre: np.ndarray) -> Radii:
         raise UserError(
             f"many users share a value of dimension {column}, and calibrated edits such a table by "
             "rank, which has to have all users in memory: leave out stream=on, or take "
+            "method=barycentre"
+        )
+    if uneven(some[:, varies]):
+        raise UserError(
+            "some direction of the vectors is narrower than 1/10,000 of the widest, as where a "
+            "column is the sum of others; calibrated edits such a table in other coordinates, with "
+            "all users in memory: leave out stream=on or a column, divide wide ones, or take "
             "method=barycentre"
         )
     return Radii(centre[varies], power(tyler_shape(some[:, varies] - centre[varies]), -1))

@@ -18,7 +18,9 @@ from data.tables.shards import block_bounds
 from data.tables.user_table import check_values
 from methods.passes import Users
 from methods.streaming import look
+from utils.audit.halves import FEWEST
 from utils.config import AttackConfig
+from utils.errors import UserError
 from utils.ranks import joined
 from utils.seeds import numpy_generator
 
@@ -48,6 +50,13 @@ def sample_of_shards(config: AttackConfig) -> ShardSample:
     with joined() as ranks:
         users = look(replace(config, attribute=config.inferred), ranks)
     rows, labels = drawn(users, config.audit_users, config.seed_of_attack)
+    fewest = np.bincount(labels, minlength=len(users.names))
+    rarest = int(fewest.argmin())
+    if fewest[rarest] < FEWEST <= users.counts.min():
+        raise UserError(
+            f'of class "{users.names[rarest]}" {fewest[rarest]} of {users.counts[rarest]} users '
+            f"were drawn, and an audit needs {FEWEST}; raise audit_users (now {config.audit_users})"
+        )
     vectors = vectors_of(users, rows)
     known = int(users.counts.sum())
     said = f"Audited are {len(rows)} users, drawn at random from the {known} of known label"

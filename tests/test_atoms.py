@@ -123,6 +123,12 @@ def test_shares_keep_their_sum_and_hide_their_classes():
     np.testing.assert_array_equal(with_sums(edited[:, :5], x[:, :5]), edited[:, :5])  # no one sum
 
 
+def test_a_common_offset_makes_no_shares():
+    rng = np.random.default_rng(0)
+    x, edited = rng.normal(size=(2, 200, 4))
+    np.testing.assert_array_equal(with_sums(edited, x + 1e6), edited)
+
+
 def test_random_labels_are_not_written_into_a_sparse_table():
     x, labels = sparse(seed=3)
     labels = np.random.default_rng(4).permutation(labels)

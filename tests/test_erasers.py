@@ -10,6 +10,7 @@ from sklearn.metrics import log_loss
 from methods import barycentre, leace
 from methods.gaussian import covariance
 from utils.errors import UserError
+from utils.messages import remarks
 from utils.threads import UNCHANGED
 
 
@@ -88,6 +89,16 @@ def test_at_the_barycentre_all_classes_have_the_same_mean_and_covariance():
         )
     moved = [np.linalg.norm(edited[labels == c] - x[labels == c]) for c in range(3)]
     assert min(moved) > 0
+
+
+def test_leace_says_when_it_leaves_nothing():
+    rng = np.random.default_rng(0)
+    x, labels = rng.normal(size=(200, 3)), np.arange(200) % 4
+    for classes, left in ((4, 0), (3, 1)):
+        eraser, edited = fitted(leace, x, labels % classes, "one")
+        assert eraser.record["directions_left"] == left
+        assert any("nothing is left" in said for said in remarks(eraser.record)) == (not left)
+        assert (np.ptp(edited, 0).max() < 1e-12) == (not left)
 
 
 @pytest.mark.parametrize("narrow", [1e-2, 1e-4, 1e-6])

@@ -431,6 +431,12 @@ def test_users_of_shards_are_drawn_alike_whatever_the_blocks(shop, monkeypatch):
     assert (labels[rows] == first.attribute.labels).all()
 
 
+def test_an_audit_that_draws_too_few_of_a_class_names_what_to_raise(shop, capsys):
+    assert attack.main([*AUDIT, "audit_users=8"]) == 2
+    said = capsys.readouterr().err
+    assert "users were drawn, and an audit needs 4; raise audit_users (now 8)" in said
+
+
 def test_every_user_of_shards_is_as_likely_to_be_drawn(shop):
     """Of 50 draws of 200 of n users each is there in 50 · 200 / n, give or take."""
     config = AttackConfig(

@@ -138,6 +138,11 @@ def remarks(summary: dict[str, Any]) -> list[str]:
             f"{100 * TOLERATED_SHARE:.0f} %; raise unlearn_steps or unlearn_lr, or lower "
             "au_trade_off"
         )
+    if summary.get("directions_left") == 0:
+        said.append(
+            "nothing is left: there are as many directions that tell a class as dimensions, and "
+            "all users have the same vector; join classes, or take method=calibrated"
+        )
     if told := summary.get("above_null"):
         said.append(
             f"it did not work: a few attackers still tell {' and '.join(told)} beyond chance from "

@@ -47,9 +47,10 @@ METHODS_SAID = (
     "the label z beats a constant *on these users*, and no affine map that achieves it moves them "
     "less. **Gaussian barycentre** μ + T(A_c, S) (x - m_c): the classes' means and covariances "
     "become equal *on these users*. **Calibrated** gives each class, instead of equal moments, "
-    "those of its group in a random partition, and radii likewise: for Gaussian data the labels "
-    "then look drawn at random, from any half of the users too. What is not Gaussian only the "
-    "polish removes, and only what a ridge on linear or random Fourier features finds.",
+    "those of its group in a random partition, and radii likewise: for Gaussian data, and with "
+    "`calibrated_rho=0`, the labels then look drawn at random, from any half of the users too. "
+    "What is not Gaussian only the polish removes, and only what a ridge on linear or random "
+    "Fourier features finds.",
     "The first two, and D2D's MMD, make the classes of all users alike beyond chance. Who trains "
     "on one half finds the other half's differences to be the first one's with the sign turned: "
     "hence AUCs far below 0.5, the more dimensions the farther.",
