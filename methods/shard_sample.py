@@ -21,7 +21,7 @@ from methods.streaming import look
 from utils.audit.halves import FEWEST
 from utils.config import AttackConfig
 from utils.errors import UserError
-from utils.ranks import joined
+from utils.ranks import ALONE
 from utils.seeds import numpy_generator
 
 
@@ -47,8 +47,7 @@ def sample_of_shards(config: AttackConfig) -> ShardSample:
         UserError: shards or labels that don't fit, as of stream=on; a drawn user's value that is
             not finite.
     """
-    with joined() as ranks:
-        users = look(replace(config, attribute=config.inferred), ranks)
+    users = look(replace(config, attribute=config.inferred), ALONE)
     rows, labels = drawn(users, config.audit_users, config.seed_of_attack)
     fewest = np.bincount(labels, minlength=len(users.names))
     rarest = int(fewest.argmin())

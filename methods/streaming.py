@@ -80,10 +80,10 @@ def stream(config: RunConfig) -> dict[str, Any]:
     with joined() as ranks, contextlib.ExitStack() as held:
         users = look(config, ranks)
         made_of = described(config, users)
-        found = ranks.alone(lambda: claim(config, ranks, made_of, held)) or False
+        begun = ranks.told(lambda: claim(config, ranks, made_of, held))
         ranks.agree(lambda: check_shared(target))
         ranks.alone(lambda: announce(method.title, users, target))
-        if ranks.sum(np.array([found]))[0]:
+        if begun:
             known = ranks.agree(lambda: learnt(target, how.kept))
         else:
             once = keeper(target, made_of, ranks)
@@ -263,7 +263,7 @@ def keeper(target: Path, made_of: Mapping[str, Any], ranks: Ranks) -> Once:
 
     def once(name: str, work: Callable[[], Arrays]) -> Arrays:
         path = target / f".{name}-{mark}.npz"
-        if ranks.sum(np.array([ranks.first and path.exists()]))[0]:
+        if ranks.told(path.exists):
             kept = ranks.agree(lambda: read_arrays(path))
             ranks.alone(lambda: log.info("  %s was done before the work was interrupted", name))
             return kept

@@ -283,7 +283,7 @@ def joined() -> Iterator[Ranks]:
         UserError: they can't reach one another.
     """
     if not launched():
-        yield Ranks()
+        yield ALONE
         return
     try:
         store, rank, size = next(rendezvous("env://", timeout=SILENCE))
