@@ -1,6 +1,7 @@
 """The machine a run uses: device, threads, memory, and the record of them."""
 
 import contextlib
+import functools
 import ctypes
 import functools
 import logging
@@ -115,6 +116,7 @@ def environment(device: torch.device) -> dict[str, Any]:
     }
 
 
+@functools.cache
 def _version(package: str) -> str:
     """Of a distribution, which may be installed under another name: xgboost as xgboost-cpu."""
     try:
@@ -137,8 +139,11 @@ def versions() -> str:
     )
 
 
+@functools.cache
 def _commit() -> str | None:
-    """The project's commit, with "+" where tracked files differ from it; None outside git."""
+    """The project's commit, with "+" where tracked files differ from it; None outside git. Asked
+    once: what a process has loaded is what it found when it began.
+    """
     commands = (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
     try:
         commit, changes = (

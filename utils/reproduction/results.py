@@ -139,7 +139,9 @@ class Results:
     def of(self, setting: Setting, dataset: str, model: str, method: str) -> pd.DataFrame:
         """Runs of a cell, one a seed: of the batch sizes that were run, the one nearest BATCH."""
         dataset = setting.stand_in.get(dataset, dataset)
-        runs = self._by_method.get((dataset, model, method), self.runs.iloc[:0])
+        runs = self._by_method.get((dataset, model, method))
+        if runs is None:
+            return self.runs.iloc[:0]
         which = runs["attribute"].isin(["", ATTRIBUTE])
         if method in POST_TRAINING:
             which &= runs["regularizer"] == setting.regularizer
@@ -194,7 +196,9 @@ class Results:
         return runs[runs["run"].isin(self._attacks(runs, protocol, attacker)["run"])]
 
     def _attacks(self, runs: pd.DataFrame, protocol: str, attacker: str) -> pd.DataFrame:
-        rows = self._by_attacker.get((protocol, attacker), self.attacks.iloc[:0])
+        rows = self._by_attacker.get((protocol, attacker))
+        if rows is None or not len(runs):
+            return self.attacks.iloc[:0]
         return rows[rows["run"].isin(runs["run"])]
 
     @cached_property
