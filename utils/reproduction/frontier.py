@@ -26,7 +26,8 @@ SAID = (
     "the same users, make no exact order; no default was changed by them. Seconds: one thread "
     "beside other work. ML-100K is of an Intel Xeon with AVX-512, whose originals are not those "
     "above; on ML-1M, D2D-R, LEACE and the barycentre are rows of the tables above, from the same "
-    "originals."
+    "originals; `calibrated_views` and audits by the original's attackers, in the file too, have "
+    "not been run there."
 )
 LISTS = "lists"
 
