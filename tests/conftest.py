@@ -1,5 +1,8 @@
 """A small synthetic MovieLens in ML-100K's raw format, with a planted gender taste.
 
+What is marked thorough takes seconds a test and is left to .ci/run, so that README's command stays
+under three minutes on two cores: an idea's cheapest test is not marked.
+
 The process that only hands out tests reads this too: what takes seconds to import is imported in
 the fixtures.
 """

@@ -80,6 +80,7 @@ def test_who_is_at_an_atom_is_seen_at_its_middle():
                 np.testing.assert_array_equal(seen[at, one.column], z[at, one.column])
 
 
+@pytest.mark.thorough
 def test_a_sparse_table_keeps_its_values_and_hides_its_classes_from_trees():
     x, labels = sparse()
     assert worst(x, labels).leakage > 0.15
@@ -114,6 +115,7 @@ def test_what_crowds_is_one_value_and_nothing_else_moves():
     np.testing.assert_array_equal(uncrowded(single), single)
 
 
+@pytest.mark.thorough
 def test_shares_keep_their_sum_and_hide_their_classes():
     x, labels = topics()
     assert worst(x, labels).leakage > 0.15
@@ -129,6 +131,7 @@ def test_a_common_offset_makes_no_shares():
     np.testing.assert_array_equal(with_sums(edited, x + 1e6), edited)
 
 
+@pytest.mark.thorough
 def test_random_labels_are_not_written_into_a_sparse_table():
     x, labels = sparse(seed=3)
     labels = np.random.default_rng(4).permutation(labels)

@@ -120,7 +120,7 @@ def test_cv_artefact_finds_what_a_script_of_its_kind_finds():
     assert mean == pytest.approx(expected["test_score"].mean())
 
 
-@pytest.mark.parametrize("name", ["shadow", "cv"])
+@pytest.mark.parametrize("name", ["shadow", pytest.param("cv", marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("attacker", ATTACKERS)
 def test_a_planted_attribute_is_found_and_an_absent_one_is_not(name, attacker):
     found = attack(*planted(6.0), [attacker], protocol(name), jobs=1)["attackers"][attacker]
@@ -149,6 +149,7 @@ def test_mean_std_and_counts():
     assert result["users"]["train"] == round(0.2 * 2 * smallest)
 
 
+@pytest.mark.thorough
 def test_the_number_of_processes_changes_nothing():
     one = attack(*planted(1.0), ["mlp", "xgb"], protocol(draws=2), jobs=1)
     two = attack(*planted(1.0), ["mlp", "xgb"], protocol(draws=2), jobs=2)

@@ -94,6 +94,7 @@ def p_values(name, attackers, datasets, permutations):
 
 
 # rounds share users, and cv's folds know of one another: the null must know it too
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["cv", "shadow"])
 def test_p_values_are_uniform_where_there_is_nothing_to_find(name, monkeypatch):
     attackers = admit(monkeypatch)

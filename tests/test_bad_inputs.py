@@ -167,6 +167,7 @@ def test_there_are_at_least_sixty():
     assert len(ROWS) >= 60
 
 
+@pytest.mark.thorough
 def test_an_attack_in_a_process_of_its_own(workspace):
     """Isolated, where Python does not look for modules beside the program."""
     done = subprocess.run(

@@ -55,7 +55,14 @@ def larger(embedding, labels):
     embedding *= np.exp(rng.normal(size=len(embedding)) / 2 + 0.4 * labels)[:, None]
 
 
-@pytest.mark.parametrize("plant", [nothing, shifted, spread, xor, larger])
+@pytest.mark.parametrize(
+    "plant",
+    [
+        nothing,
+        xor,
+        *(pytest.param(one, marks=pytest.mark.thorough) for one in (shifted, spread, larger)),
+    ],
+)
 def test_neither_what_was_planted_is_found_nor_what_was_not(plant):
     """Two-sided."""
     rng = np.random.default_rng(0)
@@ -185,6 +192,7 @@ def test_users_of_unknown_label_stay_and_a_seed_repeats():
     assert not torch.equal(first, edited(1))
 
 
+@pytest.mark.thorough
 def test_tables_are_taken_side_by_side():
     """Neither table tells anything alone."""
     rng = np.random.default_rng(0)
@@ -201,6 +209,7 @@ def test_tables_are_taken_side_by_side():
     assert worst(torch.cat(list(edited.values()), 1).numpy(), labels).leakage < NULL
 
 
+@pytest.mark.thorough
 def test_views_in_own_units_see_what_a_network_reads_in_the_widest_columns():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, 2000)

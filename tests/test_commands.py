@@ -30,6 +30,7 @@ def run_main(*arguments):
     assert main.main([*QUICK, *arguments]) == 0
 
 
+@pytest.mark.thorough
 def test_a_process_of_its_own_leaves_the_bytes_of_a_sweep_and_an_attack_reads_them(
     workspace, capsys
 ):
@@ -126,6 +127,7 @@ def test_a_finished_run_is_shown_not_redone_and_other_settings_keep_it(workspace
     assert json.loads((folder / "seed-0/summary.json").read_text())["epochs"] == 2
 
 
+@pytest.mark.thorough
 def test_the_same_seed_gives_the_same_bytes_from_the_saved_config_too(workspace):
     run_main("method=d2d", "unlearn_steps=10", "seed=3")
     folder = workspace / "exp_results/ncf/ml-100k"
@@ -308,6 +310,7 @@ def test_attack_refuses_what_is_no_embedding(workspace, capsys):
         assert says in capsys.readouterr().err
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("selection", ["validation", "last"])
 @pytest.mark.parametrize("choice", ["held_out=random", "min_interactions=1", "test_num_ng=9"])
 def test_attack_refuses_data_that_the_run_was_not_trained_on(workspace, capsys, choice, selection):

@@ -54,6 +54,7 @@ def test_coordinates_are_white_and_lead_back(table):
     np.testing.assert_allclose(y @ coordinates.back + x.mean(0), x, atol=1e-5 * x.std(0).max())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("table", "rounds"),
     [(sums, 0), (low_rank, 0), (low_rank, 30), (wide_column, 0), (wide_column, 30), (shares, 30)],

@@ -55,6 +55,7 @@ def failing(code: int, after: int):
     return fsync
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("after", [0, 1, 2, 4, 5, 6, 7, 8])
 def test_a_full_disk_is_named_and_the_same_command_goes_on(workspace, monkeypatch, capsys, after):
     with monkeypatch.context() as patch:
@@ -229,6 +230,7 @@ def holder(path: Path) -> subprocess.Popen:
     return process
 
 
+@pytest.mark.thorough
 def test_a_second_run_in_the_same_folder_waits_or_ends(workspace, fork, capsys):
     assert main.main([*TINY, "seed=1"]) == 0  # prepares the data, makes the folder above
     with holder(ORIGINAL) as first:

@@ -223,6 +223,7 @@ def outputs(notebook: NotebookClient) -> list[nbformat.NotebookNode]:
     return [output for cell in notebook.nb.cells for output in cell.get("outputs", [])]
 
 
+@pytest.mark.thorough
 def test_notebook_names_the_command_that_makes_a_missing_run_and_draws_finished_ones(
     workspace: Path, notebook: NotebookClient
 ):

@@ -67,6 +67,7 @@ def visible(folder: Path) -> set[str]:
     return {str(path) for path in paths if not path.name.startswith(".")}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kills", [6, pytest.param(20, marks=pytest.mark.slow)])
 def test_main_killed_over_and_over_ends_with_the_same_bytes(workspace, torment, kills):
     starts = torment(kills, 0, U2U)
@@ -84,6 +85,7 @@ def test_main_killed_over_and_over_ends_with_the_same_bytes(workspace, torment, 
     }
 
 
+@pytest.mark.thorough
 def test_attack_killed_five_times_ends_with_the_same_results(workspace, torment):
     attacks = ["attack.py", "attackers=svm", "shadow_ratio=0.5", "draws=3", "threads=1"]
     original = ["main.py", *TINY, "epochs=1"]
@@ -126,6 +128,7 @@ class Evil:
         return open, (self.path, "w")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("damage", ["truncated", "empty", "text", "other", "pickle", "shape"])
 def test_a_damaged_checkpoint_is_said_and_training_starts_anew(
     workspace, monkeypatch, capsys, damage
@@ -181,6 +184,7 @@ def half_unlearned(workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> 
     return kept
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("damage", [None, "truncated", "another original"])
 def test_an_unlearning_goes_on_to_the_same_bytes(workspace, monkeypatch, capsys, damage):
     kept = half_unlearned(workspace, monkeypatch, capsys)

@@ -132,6 +132,7 @@ def test_gradcheck_of_the_rows():
     assert torch.autograd.gradcheck(lambda *t: _PropagateRows.apply(rows, *t), arguments)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("penalty", PENALTIES)
 def test_fifty_steps_by_rows_and_by_layers_have_the_same_losses(monkeypatch, loss, penalty):

@@ -215,6 +215,7 @@ def test_chance_is_the_mean_over_permutations_of_the_labels(classes):
     torch.testing.assert_close(loss.chance(theta), chance)
 
 
+@pytest.mark.thorough
 def test_sampled_pairs_are_an_unbiased_estimate_of_all():
     counts = [30, 15, 3, 1]  # drawn: 12, 6, 2, 1
     theta, _ = users(n=sum(counts), k=3)

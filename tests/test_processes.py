@@ -37,6 +37,7 @@ def embedding(*where):
     return np.load(folder(*where) / "weights" / "user_embedding.npy")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("model", "method"),
     [("ncf", "original"), ("lgn", "original"), ("lgn", "retrain"), ("ncf", "adv")],
@@ -104,6 +105,7 @@ def test_d2d_of_a_file_by_three_ranks(workspace, ranks, options):
     assert (edited[labels < 0] == x.astype(np.float32)[labels < 0]).all()
 
 
+@pytest.mark.thorough
 def test_a_rank_that_is_killed_ends_the_other_and_any_number_goes_on(workspace, ranks):
     keys = [*SMALL, "model=lgn"]
     first, second = ranks(2, *keys, "epochs=1000")
@@ -146,5 +148,6 @@ def test_a_finished_run_is_found_by_all_ranks(workspace, ranks):
     assert (folder("ncf", "original") / "summary.json").read_bytes() == before
 
 
+@pytest.mark.thorough
 def test_others_wait_for_long_work_of_the_first_rank(workspace, ranks):
     assert [one.end()[0] for one in ranks(2, work=patient)] == [0, 0]

@@ -85,6 +85,7 @@ def test_scopes_edit_what_they_say(workspace, plain_audit, model, scope, edited,
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("method", ["u2u", "d2d", "leace", "barycentre"])
 def test_every_method_that_edits_takes_all_tables(workspace, method):
     assert main.main([*TINY, f"method={method}", "scope=tables", "unlearn_steps=3"]) == 0

@@ -170,6 +170,7 @@ def test_the_command_hides_both_and_the_attack_infers_each(workspace, capsys, me
     assert len(found) == 3
 
 
+@pytest.mark.thorough
 def test_an_audit_of_one_of_several_is_beside_that_of_all(workspace, capsys):
     both = ["attribute=gender+occupation", "method=leace"]
     assert main.main([*TINY, *both]) == 0

@@ -46,6 +46,7 @@ def trained(folder, recorder, name="ncf", loss="bce", penalty="none", patch=None
     return saved["trained"], saved["optimizer"]["state"], history
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("penalty", PENALTIES)
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("name", MODELS)
@@ -261,6 +262,7 @@ def test_float32_is_the_plain_loop_to_the_bit():
         assert torch.equal(a, b)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("penalty", PENALTIES)
 @pytest.mark.parametrize("name", MODELS)
 def test_bf16_trains_in_float32_parameters_near_float32(tmp_path, monkeypatch, name, penalty):

@@ -160,6 +160,7 @@ def test_moments_of_parts_merge_to_those_of_all():
     )
 
 
+@pytest.mark.thorough
 def test_two_processes_of_torchrun_give_what_one_does(shop):
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     keys = [*STREAM, *CALIBRATED]
@@ -318,6 +319,7 @@ def test_what_is_wrong_with_a_shard_is_said_in_a_line(shop, capsys, what):
     assert not Path("out/manifest.json").exists()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "what", ["cut", "NaN", "few labels", "no labels", "fractions", "one class"]
 )
@@ -399,6 +401,7 @@ def audited():
     return json.loads(path.rename("last.json").read_text())
 
 
+@pytest.mark.thorough
 def test_an_audit_of_shards_is_that_of_the_users_in_one_file(shop, capsys):
     """Where it takes all of them."""
     assert attack.main([*AUDIT, "audit_permutations=99"]) == 0

@@ -95,6 +95,7 @@ def test_a_shard_that_the_disk_does_not_take_is_named_with_its_rank(shop, ranks,
     assert bytes_of("out") == bytes_of("two")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("end", "at"),
     [
@@ -163,6 +164,7 @@ MOUNTS = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("what", MOUNTS)
 def test_a_rank_that_sees_other_folders_says_so(shop, fork, monkeypatch, tmp_path_factory, what):
     """Its present folder is a copy of the others'."""

@@ -60,6 +60,7 @@ def test_letters_that_the_terminal_lacks(tmp_path):
     assert done.stderr == "0.5 \\xb1 0.1\ntwo\n"
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 def test_a_full_disk_under_the_output_is_one_line(workspace):
     """Isolated, where Python does not look for modules beside the program."""
@@ -81,6 +82,7 @@ def killed(*_: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.thorough
 def test_a_killed_worker_is_one_line(workspace, monkeypatch, capsys):
     assert main.main(TINY) == 0
     capsys.readouterr()

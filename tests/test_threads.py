@@ -111,6 +111,7 @@ PAIRS = interactions("ml-100k")
 WITH_LABELS = users(943, 32, 0.71)[1]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("memory_mb", [0, 64])
 @pytest.mark.parametrize("method", ["original", "retrain", "adv"])
 @pytest.mark.parametrize("name", MODELS)

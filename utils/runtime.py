@@ -1,7 +1,6 @@
 """The machine a run uses: device, threads, memory, and the record of them."""
 
 import contextlib
-import functools
 import ctypes
 import functools
 import logging
