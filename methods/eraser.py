@@ -76,10 +76,12 @@ Vectors = TypeVar("Vectors", np.ndarray, Tensor)
 
 
 def share_moved(before: Vectors, after: Vectors) -> float:
-    """||x' - x||_F / ||x||_F; 0 where nothing moved."""
+    """||x' - x||_F / ||x||_F; 0 where nothing moved, infinite where zeros did."""
     norm = torch.linalg.norm if isinstance(before, Tensor) else np.linalg.norm
-    change = norm(after - before)
-    return float(change / norm(before)) if change else 0.0  # an embedding of zeros stays one
+    change, length = float(norm(after - before)), float(norm(before))
+    if not change:
+        return 0.0
+    return change / length if length else float("inf")
 
 
 def side_by_side(tables: UserTables) -> np.ndarray:

@@ -296,7 +296,7 @@ def keep_eraser(config: RunConfig, users: Users, edit: Edit) -> None:
         widths = {OWN_NAME: users.dimensions}
         known, moments = int(users.counts.sum()), file_checksum(target / MOMENTS)
         about = About(config.method, config.attribute, known, moments)
-        eraser = AffineEraser(widths, edit.centre, edit.projection, {}, [])
+        eraser = AffineEraser(widths, edit, {}, [])
         save_eraser(target / ERASER, eraser, about)
 
 

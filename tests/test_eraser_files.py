@@ -7,10 +7,12 @@ import pandas as pd
 import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
+from scipy.stats import chi2, ortho_group
 
 import attack
 import main
 from data.tables.files import load_table
+from methods.leace import least_squares
 
 ERASER = "exp_results/external/mine/leace/seed-0/weights/eraser.safetensors"
 
@@ -62,6 +64,46 @@ def test_users_who_come_later_are_edited_by_the_same_map(fitted, capsys):
     assert {path.name for path in Path("exp_results/external").iterdir()} == {"mine"}
 
 
+def vectors_as(path, change):
+    """The users of new.parquet with other vectors."""
+    table = pd.read_parquet("new.parquet")
+    table["embedding"] = list(change(np.stack(table["embedding"])).astype(np.float32))
+    table.to_parquet(path)
+
+
+def test_vectors_of_another_model_are_edited_with_a_warning(fitted, capsys):
+    people(fitted / "new.parquet", 300, 1)
+    stretched = np.diag([3, 2, 1, 1, 0.5, 0.3])
+    for name, change, strange in [
+        ("same", lambda x: x, False),
+        ("few", lambda x: np.concatenate([x[:20], x[:20]]).repeat(8, 0)[:300], False),
+        ("turned", lambda x: x @ stretched, True),
+        ("moved", lambda x: x + 2, True),
+        ("scaled", lambda x: x / 10, True),
+        ("constant", lambda x: 0 * x, True),
+    ]:
+        vectors_as(f"{name}.parquet", change)
+        capsys.readouterr()
+        keys = [f"eraser={ERASER}", f"user_embedding={name}.parquet", "output=out.parquet"]
+        assert main.main(keys) == 0
+        said = capsys.readouterr()
+        assert ("not as those of the fit are" in said.out + said.err) == strange, name
+
+
+@pytest.mark.parametrize("d", [1, 4, 40])
+def test_the_distance_is_one_for_normal_users_in_any_coordinates(d):
+    rng = np.random.default_rng(d)
+    mix, labels = rng.normal(size=(d, d + 2)), rng.integers(0, 2, 4000)
+    x = rng.normal(size=(4000, d)) @ mix + 5  # of d of d + 2 dimensions
+    erasing = least_squares(x, labels)
+    expected = chi2(d).median() / d
+    assert erasing.distance(x) == pytest.approx(expected, rel=0.15)
+    turned = least_squares(x @ ortho_group.rvs(d + 2, random_state=1), labels)
+    again = turned.distance(x @ ortho_group.rvs(d + 2, random_state=1))
+    assert again == pytest.approx(erasing.distance(x), rel=1e-6)
+    assert np.isnan(least_squares(0 * x, labels).distance(x))
+
+
 def test_what_a_user_can_get_wrong(fitted, capsys):
     people(fitted / "other.parquet", 30, 2, d=5)
     Path("text.safetensors").write_text("no")
@@ -79,7 +121,7 @@ def test_what_a_user_can_get_wrong(fitted, capsys):
         ([f"eraser={ERASER}", "user_embedding=other.parquet", "output=o.csv"], "fitted on 6 dim"),
         (["eraser=no.safetensors", new, "output=o.csv"], "no.safetensors does not exist"),
         (["eraser=text.safetensors", new, "output=o.csv"], "is not a fitted eraser file"),
-        (["eraser=strange.safetensors", new, "output=o.csv"], "is no eraser of version 1"),
+        (["eraser=strange.safetensors", new, "output=o.csv"], "is no eraser of version 2"),
         (["eraser=nan.safetensors", new, "output=o.csv"], "its numbers are damaged"),
         (["eraser=later.safetensors", new, "output=o.csv"], 'of the method "oblivion"'),
     ]:
