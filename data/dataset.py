@@ -89,21 +89,25 @@ class Attribute:
         """Several as one, whose classes are the combinations that occur; unknown where any is.
 
         Raises:
-            UserError: one is there twice, or users of all are of one combination or unknown.
+            UserError: users of all are of one combination or unknown.
         """
+        whole = cls.combined(attributes)
+        if whole.parts and len(whole.classes) < 2:
+            raise UserError(
+                f'of "{whole.name}" all users are of one combination, or of none that is known'
+            )
+        return whole
+
+    @classmethod
+    def combined(cls, attributes: Sequence["Attribute"]) -> "Attribute":
+        """As `joint`, of users who may be of one combination, or none."""
         if len(attributes) == 1:
             return attributes[0]
         name = PLUS.join(one.name for one in attributes)
-        if len({one.name for one in attributes}) < len(attributes):
-            raise UserError(f'attribute "{name}" names one twice; name each once')
         known = np.all([one.labels >= 0 for one in attributes], axis=0)
-        names = [np.array(one.classes)[one.labels] for one in attributes]  # of -1 any
+        names = [np.array([*one.classes, ""])[one.labels] for one in attributes]
         values = pd.Series([PLUS.join(of_user) for of_user in zip(*names, strict=True)])
         whole = cls.from_values(name, values.where(known, ""))
-        if len(whole.classes) < 2:
-            raise UserError(
-                f'of "{name}" all users are of one combination, or of none that is known'
-            )
         return replace(whole, parts=tuple(attributes))
 
     def apart(self) -> dict[str, np.ndarray]:
@@ -277,6 +281,18 @@ def draw_validation(
     return Candidates(torch.from_numpy(several), torch.from_numpy(items))
 
 
+def names_in(attribute: str) -> list[str]:
+    """The attributes that a config names: "gender+age" are two.
+
+    Raises:
+        UserError: one is there twice.
+    """
+    names = attribute.split(PLUS)
+    if len(set(names)) < len(names):
+        raise UserError(f'attribute "{attribute}" names one twice; name each once')
+    return names
+
+
 def other_classes(folder: Path, name: str) -> dict[str, np.ndarray]:
     """(n_users,) classes as text, "" where unknown, of every attribute of a prepared folder but the
     named one.
@@ -296,7 +312,7 @@ def load_attribute(folder: Path, name: str) -> Attribute:
         UserError: an attribute that the users don't have, or with fewer than two classes.
     """
     users = _attributes(folder)
-    return Attribute.joint([_attribute(users, one, folder) for one in name.split(PLUS)])
+    return Attribute.joint([_attribute(users, one, folder) for one in names_in(name)])
 
 
 def _attribute(users: pd.DataFrame, name: str, folder: Path) -> Attribute:

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 
-from data.dataset import PLUS
 from data.tables.formats import format_of
 from data.tables.manifest import manifest_path
 from methods import METHODS
@@ -114,11 +113,6 @@ def check_stream(config: RunConfig) -> None:
             raise UserError(
                 f"{name} {getattr(config, name)} does not go with stream=on; leave it out"
             )
-    if PLUS in config.attribute:
-        raise UserError(
-            f'stream=on hides one attribute; write the combinations of "{config.attribute}" as '
-            "classes of one"
-        )
     target = Path(config.output).resolve()
     for name in ("user_embedding", "labels"):
         source = Path(getattr(config, name)).resolve()

@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from data.dataset import PLUS
 from data.tables.files import OWN_NAME
 from data.tables.formats import read_arrays
 from data.tables.labels import MOST_CLASSES
@@ -48,6 +49,7 @@ from methods import METHODS
 from methods.eraser_files import About, save_eraser
 from methods.leace import AffineEraser, Erasing
 from methods.passes import Arrays, Edit, Once, Users
+from methods.several import FEWEST
 from methods.stamps import check_same, check_unchanged, stamps
 from utils.config import AttackConfig, RunConfig
 from utils.errors import UserError
@@ -79,6 +81,7 @@ def stream(config: RunConfig) -> dict[str, Any]:
     assert how  # checked at the door
     with joined() as ranks, contextlib.ExitStack() as held:
         users = look(config, ranks)
+        ranks.agree(lambda: check_combinations(config, users))
         made_of = described(config, users)
         begun = ranks.told(lambda: claim(config, ranks, made_of, held))
         ranks.agree(lambda: check_shared(target))
@@ -183,6 +186,17 @@ def check_classes(config: RunConfig | AttackConfig, classes: Sequence[Any]) -> N
     """Refuse an attribute that tells nobody apart."""
     if len(classes) < 2:
         raise UserError(f"{config.labels} has the classes {classes}: at least two are needed")
+
+
+def check_combinations(config: RunConfig, users: Users) -> None:
+    """Refuse several attributes where one would be hidden after the other, as in memory."""
+    fewest = int(users.counts.argmin())
+    if PLUS in config.attribute and users.counts[fewest] < FEWEST:
+        raise UserError(
+            f'of "{config.attribute}" the combination {users.names[fewest]} has '
+            f"{users.counts[fewest]} users; stream=on needs {FEWEST} of each: group the classes, "
+            "or leave stream=on out"
+        )
 
 
 def described(config: RunConfig, users: Users) -> dict[str, Any]:

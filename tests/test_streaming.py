@@ -360,7 +360,6 @@ def test_keys_that_make_no_sense_together(shop, capsys, monkeypatch):
         ([*STREAM, "method=calibrated", "output=out"], "add calibrated_rounds=0"),
         ([*STREAM, "method=leace", "output=out", "table=x"], 'has no table "x"'),
         ([*STREAM, "method=leace", "output=out", "record=r"], "record r does not go with"),
-        ([*STREAM, "method=leace", "output=out", "attribute=gender+age"], "hides one attribute"),
         ([*STREAM, "method=leace", "output=vectors"], "would be written over"),
         ([*STREAM, "method=leace", "output=labels/"], "would be written over"),
         ([*STREAM, "method=leace", "output=labels.npy"], "labels.npy"),

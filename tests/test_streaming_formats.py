@@ -176,6 +176,53 @@ def test_labels_are_joined_by_id(shop, capsys, labels):
     np.testing.assert_allclose(whole("out"), expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("labels", ["labels/", "labels.csv"])
+def test_several_attributes_are_hidden_by_their_combinations(workspace, capsys, labels):
+    """As in memory; a part may have one combination alone, or nobody's label."""
+    rng, sizes = np.random.default_rng(3), (150, 120, 10, 90)
+    x = rng.normal(size=(sum(sizes), 6)).astype(np.float32)
+    gender, age = rng.choice(["F", "M", ""], len(x), p=[0.45, 0.5, 0.05]), rng.choice(2, len(x))
+    gender[270:280] = ["F", ""] * 5
+    age[270:280] = 1
+    age = np.where(rng.random(len(x)) < 0.05, "", np.array(["young", "old"])[age])
+    ids = ids_of(0, len(x))
+    x[:, 0] += 2 * ((gender == "F") & (age == "old"))
+    for folder in ("vectors", "labels"):
+        Path(folder).mkdir()
+    people = pa.table({"user_id": ids, "vec": list(x)})
+    truth = pa.table({"user_id": ids, "gender": gender, "age": age})
+    start = 0
+    for number, size in enumerate(sizes):
+        parquet.write_table(people.slice(start, size), f"vectors/{number}.parquet")
+        parquet.write_table(truth.slice(start, size), f"labels/{number}.parquet")
+        start += size
+    parquet.write_table(people, "all.parquet")
+    truth.to_pandas().to_csv("labels.csv", index=False)
+    keys = ["method=barycentre", "attribute=gender+age"]
+    stream = ["user_embedding=vectors/", f"labels={labels}", "stream=on", "output=out/"]
+    assert main.main([*stream, *keys]) == 0
+    counts = json.loads(Path("out/manifest.json").read_text())["users_of_class"]
+    assert [*counts] == ["F+old", "F+young", "M+old", "M+young", "unknown"]
+    one_file = ["user_embedding=all.parquet", "labels=labels.csv", "threads=1"]
+    assert main.main([*one_file, *keys]) == 0
+    run = Path("exp_results/external/all/barycentre/gender+age/seed-0")
+    assert '"attributes": "their combinations"' in (run / "summary.json").read_text()
+    expected = np.load(run / "weights/user_embedding.npy")
+    np.testing.assert_allclose(whole("out"), expected, rtol=1e-6, atol=1e-6)
+    assert np.abs(expected - x).max() > 0.1
+    # of too few users none is a class of its own
+    few = truth.to_pandas()
+    few.loc[few.gender.eq("M") & few.age.eq("old"), "age"] = "young"
+    few.loc[:20, "age"] = "old"
+    few.loc[:20, "gender"] = "M"
+    few.to_csv("few.csv", index=False)
+    capsys.readouterr()
+    stream = ["user_embedding=vectors/", "labels=few.csv", "stream=on", "output=few/"]
+    said = refused(capsys, *stream, *keys)
+    assert 'of "gender+age" the combination M+old has 21 users; stream=on needs 50' in said
+    assert "names one twice" in refused(capsys, *stream, keys[0], "attribute=age+age")
+
+
 def test_parts_of_spark_are_matched_by_number_and_some_are_empty(shop):
     assert main.main([*STREAM, "method=leace", "output=npy/"]) == 0
     rewrite("lists")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from data.dataset import PLUS, Attribute
+from data.dataset import Attribute, names_in
 from data.tables.formats import delimiter, read_arrays, reading
 from data.tables.user_table import PAD, as_ids, id_column, numbers_rows
 from utils.errors import UserError, first_line
@@ -56,7 +56,7 @@ def load_labels(path: Path, name: str, n_users: int, ids: np.ndarray | None = No
         UserError: no such file or column, rows or ids that don't fit, or classes that are too few
             or too many.
     """
-    return Attribute.joint([_load_one(path, one, n_users, ids) for one in name.split(PLUS)])
+    return Attribute.joint([_load_one(path, one, n_users, ids) for one in names_in(name)])
 
 
 def _load_one(path: Path, name: str, n_users: int, ids: np.ndarray | None) -> Attribute:

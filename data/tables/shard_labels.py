@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from data.dataset import PLUS, UNKNOWN, Attribute
+from data.dataset import PLUS, UNKNOWN, Attribute, names_in
 from data.tables.labels import (
     LabelColumn,
     by_row,
@@ -80,10 +80,11 @@ def labels_of(
         UserError: no such folder or file, other users than the shards', an id twice, or what is no
             label.
     """
+    names = ranks.agree(lambda: names_in(attribute))
     if source.is_dir():
         own = ranks.agree(lambda: label_paths(source, shards.paths))
         if own[0].suffix.lower() == ".parquet":
-            return _in_parts(ranks, shards, source, own, attribute)
+            return _in_parts(ranks, shards, source, own, names)
         rows = ranks.agree(lambda: _numbers_in_parts(shards, own))
         _check_ids(ranks, shards, source)
         return rows, []
@@ -92,7 +93,6 @@ def labels_of(
         ranks.agree(lambda: check_length(file, shards.total, str(shards.source)))
         _check_ids(ranks, shards, source)
         return _of_all(shards, file.rows), []
-    names = attribute.split(PLUS)
     columns = ranks.agree(lambda: {one: read_labels(source, one) for one in names})
     if shards.have_ids and columns[names[0]].ids is not None:
         return _by_id(ranks, shards, source, columns)
@@ -209,23 +209,31 @@ def _by_id(
 
 
 def _in_parts(
-    ranks: Ranks, shards: Shards, source: Path, own: Sequence[Path], attribute: str
+    ranks: Ranks, shards: Shards, source: Path, own: Sequence[Path], attributes: Sequence[str]
 ) -> tuple[dict[int, Rows], Sequence[str]]:
     """From a parquet file a shard, with the labels of its users."""
+    attribute = PLUS.join(attributes)
     found: dict[int, Attribute] = {}
     sums = np.zeros(4)  # users who are to be joined, of them nobody, matched ones; lines
 
     def part() -> Iterator[int]:
         for shard, file in shards.files.items():
-            column, n = read_labels(own[shard], attribute), int(shards.users[shard])
-            if shards.have_ids and column.ids is not None:
-                values, counts = _joined(file, own[shard], column)
+            path, n = own[shard], int(shards.users[shard])
+            columns = {one: read_labels(path, one) for one in attributes}
+            ids = next(iter(columns.values())).ids
+            if shards.have_ids and ids is not None:
+                lines, counts = _joined(file, path, ids)
                 sums[:] += counts
+                values = {name: values_at(column, lines) for name, column in columns.items()}
             else:
                 if shards.have_ids:
                     file.ids()  # which may be there twice
-                values = by_row(own[shard], column, n, shards.have_ids, told=len(found) > 0)
-            of_part = _attribute(own[shard], attribute, values)
+                told = len(found) > 0
+                values = {
+                    name: by_row(path, column, n, shards.have_ids, told or number > 0)
+                    for number, (name, column) in enumerate(columns.items())
+                }
+            of_part = Attribute.combined([_attribute(path, *one) for one in values.items()])
             found[shard] = replace(of_part, labels=of_part.labels.astype(CODE))
             yield n
 
@@ -243,14 +251,17 @@ def _in_parts(
     return _held(ranks, shards, source, attribute, names, held), names
 
 
-def _joined(file: Shard, path: Path, column: LabelColumn) -> tuple[pd.Series, list[int]]:
-    """A shard's labels, and what is to be added up of the join.
+def _joined(file: Shard, path: Path, of_lines: np.ndarray) -> tuple[np.ndarray, list[int]]:
+    """The line of each of a shard's users, or -1, and what is to be added up of the join.
+
+    Args:
+        file, path: the vectors and the labels of these users.
+        of_lines: the labels' ids.
 
     Raises:
         UserError: an id that is there twice, or users and labels without an id in common.
     """
-    assert column.ids is not None
-    ids, index = file.ids(), index_of(path, column.ids)
+    ids, index = file.ids(), index_of(path, of_lines)
     lines = lines_of(index, ids)
     matched = int((lines >= 0).sum())
     if len(ids) and len(index) and not matched:
@@ -259,9 +270,9 @@ def _joined(file: Shard, path: Path, column: LabelColumn) -> tuple[pd.Series, li
             f"of {file.path}, or all labels are to be in one file"
         )
     if not len(index):
-        return pd.Series([""] * len(ids), dtype=object), [len(ids), 0, 0, 0]
+        return np.full(len(ids), -1), [len(ids), 0, 0, 0]
     counts = [len(ids), int((ids == PAD).sum()), matched, len(index)]
-    return values_at(column, lines), counts
+    return lines, counts
 
 
 def _attribute(path: Path, name: str, values: pd.Series) -> Attribute:
