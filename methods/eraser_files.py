@@ -27,6 +27,7 @@ from utils.runs.files import replace_file
 
 log = logging.getLogger(__name__)
 
+KEY, KIND = "eraser", "affine"
 VERSION = "2"
 """Of the file's content; a reader refuses others."""
 
@@ -57,12 +58,11 @@ class About:
 
 def save_eraser(path: Path, eraser: AffineEraser, about: About) -> None:
     """Write it, with where it comes from."""
-    said = {"version": VERSION, "kind": "affine", "widths": json.dumps(eraser.widths)}
-    said |= {"about": json.dumps(about.__dict__)}
+    said = {"version": VERSION, "kind": KIND, "widths": eraser.widths, "about": asdict(about)}
     arrays = asdict(eraser.erasing).items()
     tensors = {name: np.ascontiguousarray(array) for name, array in arrays}
     with replace_file(path) as file:
-        file.write(save(tensors, said))
+        file.write(save(tensors, {KEY: json.dumps(said)}))  # of several the order would vary
 
 
 def load_eraser(path: Path) -> tuple[AffineEraser, About]:
@@ -74,14 +74,14 @@ def load_eraser(path: Path) -> tuple[AffineEraser, About]:
     with reading(path, "fitted eraser"):
         path.open("rb").close()  # its own error names no file
         with safe_open(path, "np") as file:
-            said: dict[str, Any] = file.metadata() or {}
-            if said.get("kind") != "affine" or said.get("version") != VERSION:
+            said: dict[str, Any] = json.loads((file.metadata() or {}).get(KEY, "{}"))
+            if said.get("kind") != KIND or said.get("version") != VERSION:
                 raise UserError(
                     f"{path} is no eraser of version {VERSION}; main.py writes "
                     "weights/eraser.safetensors for method leace"
                 )
             tensors = {one.name: file.get_tensor(one.name) for one in fields(Erasing)}
-        widths, about = json.loads(said["widths"]), About(**json.loads(said["about"]))
+        widths, about = said["widths"], About(**said["about"])
         if about.method not in METHODS:
             raise UserError(
                 f'{path} is of the method "{about.method}", which this version does not have; take '

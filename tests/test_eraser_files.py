@@ -1,5 +1,6 @@
 """A fitted eraser is a file, and edits users who come later."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,14 @@ def test_users_who_come_later_are_edited_by_the_same_map(fitted, capsys):
     assert {path.name for path in Path("exp_results/external").iterdir()} == {"mine"}
 
 
+def test_the_same_users_give_the_same_bytes(fitted):
+    before = Path(ERASER).read_bytes()
+    shutil.rmtree("exp_results")
+    keys = ["user_embedding=mine.parquet", "labels=mine.csv", "method=leace", "threads=1"]
+    assert main.main(keys) == 0
+    assert Path(ERASER).read_bytes() == before
+
+
 def vectors_as(path, change):
     """The users of new.parquet with other vectors."""
     table = pd.read_parquet("new.parquet")
@@ -111,8 +120,12 @@ def test_what_a_user_can_get_wrong(fitted, capsys):
     damaged = load_file(ERASER) | {"centre": np.full(6, np.nan)}
     with safe_open(ERASER, "np") as file:
         save_file(damaged, "nan.safetensors", file.metadata())
-        of_another = file.metadata()["about"].replace("leace", "oblivion")
-        save_file(load_file(ERASER), "later.safetensors", {**file.metadata(), "about": of_another})
+        of_another = file.metadata()["eraser"].replace("leace", "oblivion")
+        save_file(load_file(ERASER), "later.safetensors", {"eraser": of_another})
+        no_map = file.metadata()["eraser"].replace("widths", "heights")
+        save_file(load_file(ERASER), "heights.safetensors", {"eraser": no_map})
+        save_file({"centre": np.zeros(6)}, "part.safetensors", file.metadata())
+    save_file(load_file(ERASER), "json.safetensors", {"eraser": "{"})
     new = "user_embedding=mine.parquet"
     for arguments, says in [
         ([f"eraser={ERASER}"], "needs user_embedding=FILE to edit and output=FILE"),
@@ -122,6 +135,9 @@ def test_what_a_user_can_get_wrong(fitted, capsys):
         (["eraser=no.safetensors", new, "output=o.csv"], "no.safetensors does not exist"),
         (["eraser=text.safetensors", new, "output=o.csv"], "is not a fitted eraser file"),
         (["eraser=strange.safetensors", new, "output=o.csv"], "is no eraser of version 2"),
+        (["eraser=heights.safetensors", new, "output=o.csv"], "is not a fitted eraser file"),
+        (["eraser=part.safetensors", new, "output=o.csv"], "is not a fitted eraser file"),
+        (["eraser=json.safetensors", new, "output=o.csv"], "is not a fitted eraser file"),
         (["eraser=nan.safetensors", new, "output=o.csv"], "its numbers are damaged"),
         (["eraser=later.safetensors", new, "output=o.csv"], 'of the method "oblivion"'),
     ]:
