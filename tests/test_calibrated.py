@@ -103,6 +103,7 @@ def test_classes_get_the_moments_of_a_random_partition():
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("n", "few", "d"), [(400, 120, 60), (943, 273, 160), (400, 200, 80)])
 def test_classes_of_few_users_differ_in_covariance_as_random_groups_do(n, few, d):
     """Fewer than 4 d users. More, and a quadratic attacker finds it; less, and it flips it."""

@@ -75,6 +75,7 @@ def test_of_equal_plays_the_first_is_the_latest_on_request(tmp_path):
     assert (raw.interactions["timestamp"] - 1577836800).tolist() == [9, 5, 1, 2, 2]
 
 
+@pytest.mark.thorough
 @given(
     st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(0, 2)), min_size=1),
     st.sampled_from(["last", "first"]),

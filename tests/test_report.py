@@ -531,6 +531,7 @@ def test_one_seed_has_no_spread():
 # --- commands -------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_the_smoke_sweep_ends_in_a_report(workspace, monkeypatch, capsys):
     for name in ("reproduce_smoke.json", "reproduce_attack_smoke.json"):
         path = workspace / "configs" / name

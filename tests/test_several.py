@@ -137,6 +137,7 @@ def test_what_no_cycle_hides_is_said():
     assert "a few attackers still tell a" in remarks(eraser.record)[0]
 
 
+@pytest.mark.thorough
 def test_random_labels_are_above_their_null_in_one_case_of_twenty():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(200, 3))

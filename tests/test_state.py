@@ -198,6 +198,7 @@ def test_an_original_that_has_lost_its_weights_is_trained_again(workspace, capsy
     assert "u2u/seed-0 is done already" in said(capsys, main.main, *TINY, "method=u2u")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [

@@ -93,6 +93,7 @@ def rewrite(form, folder="vectors"):
         path.unlink()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("form", FORMATS)
 def test_every_format_gives_what_npy_shards_do(shop, form):
     expected = {}
@@ -252,6 +253,7 @@ def test_two_ranks_know_the_same_classes(shop):
     np.testing.assert_allclose(by_threads(2, "two"), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("form", ["npy", "safetensors", "lists"])
 def test_an_output_folder_is_audited_and_its_map_applied(shop, form):
     """Beside its shards it has the map, which is a safetensors file too."""
