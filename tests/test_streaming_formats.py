@@ -224,6 +224,21 @@ def test_several_attributes_are_hidden_by_their_combinations(workspace, capsys, 
     assert "names one twice" in refused(capsys, *stream, keys[0], "attribute=age+age")
 
 
+@pytest.mark.parametrize("attribute", ["gender", "gender+age"])
+def test_a_part_of_labels_without_a_line_leaves_its_users_unknown(shop, attribute):
+    rewrite("lists")
+    spread_labels()
+    for path in Path("labels").iterdir():
+        frame = pd.read_parquet(path).assign(age="old")
+        frame = frame[:0] if path.stem == "part-1" else frame
+        frame.to_parquet(path, index=False)
+    keys = ["method=leace", f"attribute={attribute}", "output=out/"]
+    assert main.main([*STREAM, *keys]) == 0
+    counts = json.loads(Path("out/manifest.json").read_text())["users_of_class"]
+    assert sum(counts.values()) == sum(SIZES)
+    assert counts["unknown"] >= SIZES[1]
+
+
 def test_parts_of_spark_are_matched_by_number_and_some_are_empty(shop):
     assert main.main([*STREAM, "method=leace", "output=npy/"]) == 0
     rewrite("lists")

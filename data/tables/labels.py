@@ -132,9 +132,8 @@ def lines_of(index: pd.Index, ids: np.ndarray) -> np.ndarray:
 
 
 def values_at(column: LabelColumn, lines: np.ndarray) -> pd.Series:
-    """Labels at these positions; "" at -1."""
-    values = column.values.to_numpy(dtype=object)[lines]
-    values[lines < 0] = ""
+    """Labels at these positions, of a column that may be empty; "" at -1."""
+    values = np.append(column.values.to_numpy(dtype=object), "")[lines]  # -1 is the last
     return pd.Series(values, dtype=object)
 
 
