@@ -100,15 +100,31 @@ class Attribute:
 
     @classmethod
     def combined(cls, attributes: Sequence["Attribute"]) -> "Attribute":
-        """As `joint`, of users who may be of one combination, or none."""
+        """As `joint`, of users who may be of one combination, or none.
+
+        Raises:
+            UserError: a class but of the last attribute has a "+" in its name: two combinations
+                may then have one name.
+        """
         if len(attributes) == 1:
             return attributes[0]
+        for one in attributes[:-1]:
+            if with_plus := [name for name in one.classes if PLUS in name]:
+                raise UserError(
+                    f'"{one.name}" has the class "{with_plus[0]}", whose "{PLUS}" could stand '
+                    f'between two attributes; rename it, or name "{one.name}" last'
+                )
         name = PLUS.join(one.name for one in attributes)
         known = np.all([one.labels >= 0 for one in attributes], axis=0)
-        names = [np.array([*one.classes, ""])[one.labels] for one in attributes]
-        values = pd.Series([PLUS.join(of_user) for of_user in zip(*names, strict=True)])
-        whole = cls.from_values(name, values.where(known, ""))
-        return replace(whole, parts=tuple(attributes))
+        parts = [np.array([*one.classes, ""])[one.labels] for one in attributes]
+        names = [PLUS.join(of_user) for of_user in zip(*parts, strict=True)]
+        classes = sorted({one for one, is_known in zip(names, known, strict=True) if is_known})
+        numbers = {one: number for number, one in enumerate(classes)}
+        labels = [
+            numbers[one] if is_known else UNKNOWN
+            for one, is_known in zip(names, known, strict=True)
+        ]
+        return cls(name, tuple(classes), np.array(labels, np.int64), tuple(attributes))
 
     def apart(self) -> dict[str, np.ndarray]:
         """The labels of each part, or of itself, by name; -1 wherever its own are unknown."""

@@ -31,12 +31,19 @@ KEY, KIND = "eraser", "affine"
 VERSION = "2"
 """Of the file's content; a reader refuses others."""
 
-FAR = 1.25
-"""`Erasing.distance` above which users are called others than those of the fit: halves of NCF's and
-LightGCN's tables of ML-100K have 0.6 to 1.0 from one another, another seed's 1.5 to 8."""
+FEWEST = 50
+"""Users of whom can be said whether they are like those of the fit."""
 
-NEAR = 0.25
-"""And below which: all of them near the mean, as vectors of another scale are."""
+FAR = 1.25
+"""`Distances.median`, corrected for the size of the fit, above which they are not: halves of NCF's
+and LightGCN's tables of ML-100K have 0.6 to 1.0 from one another, another seed's 1.5 to 8."""
+
+NEAR = 0.05
+"""`Distances.mean` below which they are not, as vectors of another scale; heavy tails alone make it
+vary, and the median small."""
+
+OUTSIDE = 1e-6
+"""`Distances.outside` that is no rounding of float32."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,9 @@ def load_eraser(path: Path) -> tuple[AffineEraser, About]:
                     f"{path} is no eraser of version {VERSION}; main.py writes "
                     "weights/eraser.safetensors for method leace"
                 )
-            tensors = {one.name: file.get_tensor(one.name) for one in fields(Erasing)}
+            tensors = {
+                one.name: file.get_tensor(one.name).astype(np.float64) for one in fields(Erasing)
+            }
         widths, about = said["widths"], About(**said["about"])
         if about.method not in METHODS:
             raise UserError(
@@ -89,11 +98,43 @@ def load_eraser(path: Path) -> tuple[AffineEraser, About]:
             )
         d = sum(widths.values())
         shapes = {"centre": (d,), "projection": (d, d), "covariance": (d, d)}
-        if any(tensors[name].shape != shape for name, shape in shapes.items()) or not all(
-            np.isfinite(array).all() for array in tensors.values()
+        if (
+            any(tensors[name].shape != shape for name, shape in shapes.items())
+            or not all(np.isfinite(array).all() for array in tensors.values())
+            or not is_covariance(tensors["covariance"])
+            or not isinstance(about.users, int)
         ):
             raise UserError(f"{path}: its numbers are damaged; make it again")
         return AffineEraser(widths, Erasing(**tensors), {}, []), about
+
+
+def is_covariance(matrix: np.ndarray) -> bool:
+    """Whether it is symmetric, and of no negative variance beyond rounding."""
+    scale = np.abs(matrix).max(initial=0)
+    if not np.allclose(matrix, matrix.T, rtol=0, atol=1e-9 * scale):
+        return False
+    return bool((np.linalg.eigvalsh(matrix) >= -1e-9 * scale).all())
+
+
+def warn_of_others(source: Path, erasing: Erasing, about: About, x: np.ndarray) -> None:
+    """Warn where users (n, d) are others than those of the fit: of another model, most often."""
+    if len(x) < FEWEST:
+        return
+    found = erasing.distances(x)
+    # the inverse of a covariance of n users is n / (n - r - 1) times too large on average
+    shrink = (about.users - found.dimensions - 1) / about.users
+    beyond = found.median * shrink > FAR or found.outside > OUTSIDE
+    well_known = about.users > 2 * x.shape[1]  # what few users span says little of others
+    if (beyond and well_known) or (found.dimensions and found.mean < NEAR):
+        log.warning(
+            "%s: these users are not as those of the fit are (squared distance from their mean, a "
+            "dimension: median %.3g, mean %.3g, theirs 1; outside of their dimensions %.3g); an "
+            "eraser is for vectors of the very model that it was fitted on",
+            source,
+            found.median,
+            found.mean,
+            found.outside,
+        )
 
 
 def apply_fitted(config: RunConfig) -> dict[str, Any]:
@@ -116,6 +157,7 @@ def apply_fitted(config: RunConfig) -> dict[str, Any]:
         )
     (name,) = eraser.widths
     vectors = torch.from_numpy(given[people])
+    warn_of_others(source, eraser.erasing, about, given[people].astype(np.float64))
     edited = with_people(source, table, eraser.apply({name: vectors})[name])
     save_table(target, table.edited(edited), source)
     manifest_path(target).unlink(missing_ok=True)  # of what was there before
@@ -128,15 +170,6 @@ def apply_fitted(config: RunConfig) -> dict[str, Any]:
         about.users,
         share_moved(given.astype(np.float64), edited.astype(np.float64)),
     )
-    distance = eraser.erasing.distance(given[people].astype(np.float64))
-    if not NEAR < distance < FAR:
-        log.warning(
-            "%s: these users are not as those of the fit are (median squared distance %.3g a "
-            "dimension, theirs 1 or less); an eraser is for vectors of the very model that it was "
-            "fitted on",
-            source,
-            distance,
-        )
     log.info(
         "  what it hides of users whom it has not seen is for an audit to say: python attack.py "
         "attack=audit user_embedding=%s labels=FILE attribute=%s",

@@ -48,17 +48,46 @@ class Erasing:
         """(n, d) float64 of x (n, d); nobody's label is asked for."""
         return x - (x - self.centre) @ self.projection.T
 
-    def distance(self, x: np.ndarray) -> float:
-        """How far these users (n, d) are from those of the fit: the median of their squared
-        Mahalanobis distances, a dimension; about 1 among normal users of the fit, less where
-        tails are heavy, whatever the coordinates. NaN where the covariance is zero.
+    @property
+    def directions_left(self) -> int:
+        """Dimensions of what the map leaves of all vectors."""
+        return len(self.centre) - round(float(np.trace(self.projection)))
+
+    def distances(self, x: np.ndarray) -> "Distances":
+        """How far these users are from those of the fit, whatever the coordinates.
+
+        Args:
+            x: (n, d), n > 0.
         """
         values, vectors = np.linalg.eigh(self.covariance)
         wide = (values > RANK_TOLERANCE * values[-1]) & (values > 0)
-        if not wide.any():
-            return float("nan")
-        squares = ((x - self.centre) @ vectors[:, wide]) ** 2 / values[wide]
-        return float(np.median(squares.mean(1)))
+        away = x - self.centre
+        along = away @ vectors[:, wide]
+        squares = (along**2 / values[wide]).sum(1) / max(wide.sum(), 1)
+        outside = ((away - along @ vectors[:, wide].T) ** 2).mean(0).sum()
+        spread = values[wide].sum() or (self.centre**2).sum() or 1.0
+        return Distances(
+            int(wide.sum()), float(np.median(squares)), float(squares.mean()), outside / spread
+        )
+
+
+@dataclass(frozen=True)
+class Distances:
+    """Of users from those of a fit.
+
+    Attributes:
+        dimensions: in which the users of the fit differ, r.
+        median: of the users' squared Mahalanobis distances over r; about 1 in r dimensions of
+            normal users whom the fit has seen, r of n less than n; less where tails are heavy.
+        mean: the same; 1 of the very users of the fit.
+        outside: mean square of what lies outside of these dimensions, over the fit's variance (or,
+            where that is zero, the centre's square).
+    """
+
+    dimensions: int
+    median: float
+    mean: float
+    outside: float
 
 
 @dataclass(frozen=True)
@@ -110,7 +139,7 @@ def fit(
     erasing = least_squares(x[known], z[known])
     record = {
         "moved": share_moved(x, erasing(x)),
-        "directions_left": x.shape[1] - round(float(np.trace(erasing.projection))),
+        "directions_left": erasing.directions_left,
         "seconds": time.perf_counter() - start,
     }
     widths = {name: table.shape[1] for name, table in tables.items()}

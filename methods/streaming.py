@@ -53,6 +53,7 @@ from methods.several import FEWEST
 from methods.stamps import check_same, check_unchanged, stamps
 from utils.config import AttackConfig, RunConfig
 from utils.errors import UserError
+from utils.messages import remarks
 from utils.ranks import Ranks, joined
 from utils.runs.files import file_checksum, read_json_object, replace_file, write_json
 from utils.runs.locks import locked
@@ -94,6 +95,7 @@ def stream(config: RunConfig) -> dict[str, Any]:
             ranks.alone(lambda: begin(target, made_of, known, users))
         edit = ranks.agree(lambda: how.edit(known))
         ranks.alone(lambda: keep_eraser(config, users, edit))
+        ranks.alone(lambda: warn_of_nothing_left(edit))
         written = write(users, edit, target, ranks)
         ranks.alone(lambda: check_whole(config, users))
         ranks.alone(lambda: finish(target, users, written, time.perf_counter() - start))
@@ -312,6 +314,13 @@ def keep_eraser(config: RunConfig, users: Users, edit: Edit) -> None:
         about = About(config.method, config.attribute, known, moments)
         eraser = AffineEraser(widths, edit, {}, [])
         save_eraser(target / ERASER, eraser, about)
+
+
+def warn_of_nothing_left(edit: Edit) -> None:
+    """As a run in memory does."""
+    if isinstance(edit, Erasing):
+        for said in remarks({"directions_left": edit.directions_left}):
+            log.warning("%s", said)
 
 
 def write(users: Users, edit: Edit, target: Path, ranks: Ranks) -> np.ndarray:

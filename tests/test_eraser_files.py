@@ -13,6 +13,7 @@ from scipy.stats import chi2, ortho_group
 import attack
 import main
 from data.tables.files import load_table
+from methods.eraser_files import About, warn_of_others
 from methods.leace import least_squares
 
 ERASER = "exp_results/external/mine/leace/seed-0/weights/eraser.safetensors"
@@ -88,8 +89,8 @@ def test_vectors_of_another_model_are_edited_with_a_warning(fitted, capsys):
         ("few", lambda x: np.concatenate([x[:20], x[:20]]).repeat(8, 0)[:300], False),
         ("turned", lambda x: x @ stretched, True),
         ("moved", lambda x: x + 2, True),
-        ("scaled", lambda x: x / 10, True),
-        ("constant", lambda x: 0 * x, True),
+        ("shrunk", lambda x: x.mean(0) + (x - x.mean(0)) / 10, True),
+        ("constant", lambda x: 0 * x, False),  # too near the mean to be told
     ]:
         vectors_as(f"{name}.parquet", change)
         capsys.readouterr()
@@ -100,17 +101,58 @@ def test_vectors_of_another_model_are_edited_with_a_warning(fitted, capsys):
 
 
 @pytest.mark.parametrize("d", [1, 4, 40])
-def test_the_distance_is_one_for_normal_users_in_any_coordinates(d):
+def test_distances_are_one_for_normal_users_in_any_coordinates(d):
     rng = np.random.default_rng(d)
     mix, labels = rng.normal(size=(d, d + 2)), rng.integers(0, 2, 4000)
     x = rng.normal(size=(4000, d)) @ mix + 5  # of d of d + 2 dimensions
-    erasing = least_squares(x, labels)
-    expected = chi2(d).median() / d
-    assert erasing.distance(x) == pytest.approx(expected, rel=0.15)
-    turned = least_squares(x @ ortho_group.rvs(d + 2, random_state=1), labels)
-    again = turned.distance(x @ ortho_group.rvs(d + 2, random_state=1))
-    assert again == pytest.approx(erasing.distance(x), rel=1e-6)
-    assert np.isnan(least_squares(0 * x, labels).distance(x))
+    found = least_squares(x, labels).distances(x)
+    assert found.dimensions == d
+    assert found.median == pytest.approx(chi2(d).median() / d, rel=0.15)
+    assert found.mean == pytest.approx(1)
+    assert found.outside < 1e-20
+    turn = ortho_group.rvs(d + 2, random_state=1)
+    again = least_squares(x @ turn, labels).distances(x @ turn)
+    assert (again.median, again.mean) == pytest.approx((found.median, found.mean), rel=1e-6)
+    off = np.linalg.svd(mix)[2][-1]  # no user of the fit has anything there
+    moved = least_squares(x, labels).distances(x + 3 * off)
+    assert moved.median == pytest.approx(found.median)
+    assert moved.outside == pytest.approx(9 / np.trace(np.cov(x.T, bias=True)))
+
+
+def lognormal(rng, n, d):
+    return rng.normal(size=(n, d)) * np.exp(2 * rng.normal(size=(n, 1)))
+
+
+@pytest.mark.parametrize(
+    ("n", "d", "draw"),
+    [
+        *((n, 64, lambda rng, n, d: rng.normal(size=(n, d))) for n in (60, 100, 128, 300, 943)),
+        (800, 16, lognormal),
+        (800, 16, lambda rng, n, d: rng.gamma(0.05, size=(n, d))),
+        (800, 3, lambda rng, n, d: np.ones((n, d))),
+        (8, 1, lambda rng, n, d: rng.normal(size=(n, d))),
+    ],
+)
+def test_users_of_the_same_model_are_edited_without_a_warning(caplog, n, d, draw):
+    x = draw(np.random.default_rng(n), 2 * n, d)
+    labels = np.arange(n) % 2
+    about = About("leace", "gender", n, "")
+    for users in (x[:n], x[n:], x[:1]):
+        warn_of_others(Path("x.npy"), least_squares(x[:n], labels), about, users)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("fit", [0, 7])
+def test_what_was_constant_in_the_fit_is_not_to_move(caplog, fit):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, 4)).astype(np.float32).astype(np.float64)
+    x[:, 3] = fit
+    about, erasing = About("leace", "gender", 300, ""), least_squares(x, np.arange(300) % 2)
+    warn_of_others(Path("x.npy"), erasing, about, x)
+    assert not caplog.records
+    x[:, 3] = 8
+    warn_of_others(Path("x.npy"), erasing, about, x)
+    assert "outside of their dimensions" in caplog.text
 
 
 def test_what_a_user_can_get_wrong(fitted, capsys):
@@ -118,7 +160,17 @@ def test_what_a_user_can_get_wrong(fitted, capsys):
     Path("text.safetensors").write_text("no")
     save_file({"centre": np.zeros(6)}, "strange.safetensors")
     damaged = load_file(ERASER) | {"centre": np.full(6, np.nan)}
+    negative = load_file(ERASER)
+    negative["covariance"][0, 0] = -1
+    skewed = load_file(ERASER)
+    skewed["covariance"][0, 1] += 1
+    half = {name: array.astype(np.float16) for name, array in load_file(ERASER).items()}
     with safe_open(ERASER, "np") as file:
+        save_file(negative, "negative.safetensors", file.metadata())
+        save_file(skewed, "skewed.safetensors", file.metadata())
+        save_file(half, "half.safetensors", file.metadata())
+        many = file.metadata()["eraser"].replace(": 400", ': "many"')
+        save_file(load_file(ERASER), "many.safetensors", {"eraser": many})
         save_file(damaged, "nan.safetensors", file.metadata())
         of_another = file.metadata()["eraser"].replace("leace", "oblivion")
         save_file(load_file(ERASER), "later.safetensors", {"eraser": of_another})
@@ -138,6 +190,9 @@ def test_what_a_user_can_get_wrong(fitted, capsys):
         (["eraser=heights.safetensors", new, "output=o.csv"], "is not a fitted eraser file"),
         (["eraser=part.safetensors", new, "output=o.csv"], "is not a fitted eraser file"),
         (["eraser=json.safetensors", new, "output=o.csv"], "is not a fitted eraser file"),
+        (["eraser=negative.safetensors", new, "output=o.csv"], "its numbers are damaged"),
+        (["eraser=skewed.safetensors", new, "output=o.csv"], "its numbers are damaged"),
+        (["eraser=many.safetensors", new, "output=o.csv"], "its numbers are damaged"),
         (["eraser=nan.safetensors", new, "output=o.csv"], "its numbers are damaged"),
         (["eraser=later.safetensors", new, "output=o.csv"], 'of the method "oblivion"'),
     ]:
@@ -146,6 +201,7 @@ def test_what_a_user_can_get_wrong(fitted, capsys):
         assert says in error
         assert error.count("\n") == 1
         assert not Path("o.csv").exists()
+    assert main.main(["eraser=half.safetensors", new, "output=o.csv"]) == 0
 
 
 def test_a_method_that_knows_its_own_users_alone_keeps_no_eraser(fitted):

@@ -18,6 +18,7 @@ from tests.test_audit import CV
 from utils.audit.leakage import summarise
 from utils.audit.null import Worst
 from utils.audit.scores import out_of_sample
+from utils.errors import UserError
 from utils.messages import remarks
 from utils.threads import UNCHANGED
 
@@ -198,3 +199,21 @@ def test_names_of_several_attributes_that_make_no_sense_are_one_line(workspace, 
     ):
         assert main.main([*TINY, f"attribute={value}", "method=leace"]) == 2
         assert says in capsys.readouterr().err
+
+
+def of_two(first, second):
+    return Attribute.joint(
+        [
+            Attribute.from_values("x", pd.Series(first)),
+            Attribute.from_values("y", pd.Series(second)),
+        ]
+    )
+
+
+def test_combinations_are_no_numbers_and_none_stands_for_two():
+    whole = of_two(["1e", "10e", "-2e", "1e"], ["5", "4", "5", ""])
+    assert whole.classes == ("-2e+5", "10e+4", "1e+5")
+    assert whole.labels.tolist() == [2, 1, 0, -1]
+    assert of_two(["a", "b"], ["56+", "1"]).classes == ("a+56+", "b+1")
+    with pytest.raises(UserError, match=r'"x" has the class "a\+b".*name "x" last'):
+        of_two(["a", "a+b"], ["b+c", "c"])

@@ -33,6 +33,7 @@ from tests.test_streaming import (
     shop,
     vectors,
     whole,
+    write_shards,
 )
 from tests.test_streaming_calibrated import by_threads
 from utils.config import AttackConfig
@@ -222,6 +223,20 @@ def test_several_attributes_are_hidden_by_their_combinations(workspace, capsys, 
     said = refused(capsys, *stream, *keys)
     assert 'of "gender+age" the combination M+old has 21 users; stream=on needs 50' in said
     assert "names one twice" in refused(capsys, *stream, keys[0], "attribute=age+age")
+    np.save("labels.npy", np.arange(len(x)) % 2)
+    array = ["user_embedding=vectors/", "labels=labels.npy", "stream=on", "output=few/", *keys]
+    assert "labels.npy holds one attribute, not gender and age" in refused(capsys, *array)
+    memory = ["user_embedding=all.parquet", "labels=labels.npy", "output=o.npy", *keys]
+    assert "labels.npy holds one attribute, not gender and age" in refused(capsys, *memory)
+
+
+def test_leace_in_passes_says_that_nothing_is_left(shop, capsys):
+    x, labels = planted(sum(SIZES), d=2)
+    shutil.rmtree("vectors")
+    shutil.rmtree("labels")
+    write_shards(x.astype(np.float32), labels)
+    assert main.main([*STREAM, "method=leace", "output=out/"]) == 0
+    assert "nothing is left: there are as many directions" in "".join(capsys.readouterr())
 
 
 @pytest.mark.parametrize("attribute", ["gender", "gender+age"])

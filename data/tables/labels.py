@@ -56,7 +56,18 @@ def load_labels(path: Path, name: str, n_users: int, ids: np.ndarray | None = No
         UserError: no such file or column, rows or ids that don't fit, or classes that are too few
             or too many.
     """
-    return Attribute.joint([_load_one(path, one, n_users, ids) for one in names_in(name)])
+    names = names_in(name)
+    check_columns(path, names)
+    return Attribute.joint([_load_one(path, one, n_users, ids) for one in names])
+
+
+def check_columns(path: Path, names: Sequence[str]) -> None:
+    """Refuse several attributes from an array, which has one."""
+    if len(names) > 1 and path.suffix.lower() == ".npy":
+        raise UserError(
+            f"{path} holds one attribute, not {' and '.join(names)}; name one, or give a file with "
+            "columns"
+        )
 
 
 def _load_one(path: Path, name: str, n_users: int, ids: np.ndarray | None) -> Attribute:

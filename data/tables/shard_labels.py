@@ -16,6 +16,7 @@ from data.dataset import PLUS, UNKNOWN, Attribute, names_in
 from data.tables.labels import (
     LabelColumn,
     by_row,
+    check_columns,
     check_most,
     index_of,
     labelled,
@@ -83,11 +84,13 @@ def labels_of(
     names = ranks.agree(lambda: names_in(attribute))
     if source.is_dir():
         own = ranks.agree(lambda: label_paths(source, shards.paths))
+        ranks.agree(lambda: check_columns(own[0], names))
         if own[0].suffix.lower() == ".parquet":
             return _in_parts(ranks, shards, source, own, names)
         rows = ranks.agree(lambda: _numbers_in_parts(shards, own))
         _check_ids(ranks, shards, source)
         return rows, []
+    ranks.agree(lambda: check_columns(source, names))
     if ranks.agree(lambda: _is_numbers(source)):
         file = ranks.agree(lambda: ArrayFile.open(source))
         ranks.agree(lambda: check_length(file, shards.total, str(shards.source)))
