@@ -34,8 +34,8 @@ BEAT = 1.0
 SILENCE = timedelta(seconds=60)
 """How long a rank waits for the others' next sum."""
 
-ROLL_CALL = timedelta(seconds=2)
-"""How long one then waits for who is left."""
+ROLL_CALL = timedelta(seconds=10)
+"""How long one then waits for who is left: some may be in the middle of a long piece."""
 
 
 def launched() -> bool:
@@ -127,6 +127,9 @@ class Ranks:
             while time.monotonic() < give_up:
                 others = range(self.size)
                 missing = [rank for rank in others if not self.store.check([f"left/{rank}"])]
+                if len(missing) == 1:  # a sum fails only if one has gone, so it is this one
+                    time.sleep(BEAT)  # the store may end with this process: others read it too
+                    break
                 time.sleep(BEAT / 10)
         return missing
 
