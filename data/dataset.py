@@ -309,6 +309,17 @@ def names_in(attribute: str) -> list[str]:
     return names
 
 
+def classes_apart(names: Sequence[str], combinations: Sequence[str]) -> dict[str, list[str]]:
+    """The classes of each of several attributes, sorted, that occur in their combinations; of one
+    alone nothing is apart.
+    """
+    if len(names) == 1:
+        return {}
+    # a "+" that is in a class is in the last attribute's
+    apart = zip(*(one.split(PLUS, len(names) - 1) for one in combinations), strict=True)
+    return {name: sorted(set(of_part)) for name, of_part in zip(names, apart, strict=True)}
+
+
 def other_classes(folder: Path, name: str) -> dict[str, np.ndarray]:
     """(n_users,) classes as text, "" where unknown, of every attribute of a prepared folder but the
     named one.

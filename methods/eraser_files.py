@@ -103,6 +103,7 @@ def load_eraser(path: Path) -> tuple[AffineEraser, About]:
             or not all(np.isfinite(array).all() for array in tensors.values())
             or not is_covariance(tensors["covariance"])
             or not isinstance(about.users, int)
+            or not isinstance(about.attribute, str)
         ):
             raise UserError(f"{path}: its numbers are damaged; make it again")
         return AffineEraser(widths, Erasing(**tensors), {}, []), about

@@ -32,10 +32,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from data.dataset import PLUS
+from data.dataset import PLUS, classes_apart, names_in
 from data.tables.files import OWN_NAME
 from data.tables.formats import read_arrays
-from data.tables.labels import MOST_CLASSES
+from data.tables.labels import MOST_CLASSES, check_least
 from data.tables.shard_formats import (
     ERASER,
     MANIFEST,
@@ -185,9 +185,11 @@ def count(labels: np.ndarray, path: Path) -> np.ndarray:
 
 
 def check_classes(config: RunConfig | AttackConfig, classes: Sequence[Any]) -> None:
-    """Refuse an attribute that tells nobody apart."""
-    if len(classes) < 2:
-        raise UserError(f"{config.labels} has the classes {classes}: at least two are needed")
+    """Refuse an attribute, or one of several, that tells nobody apart."""
+    path = Path(config.labels or "")
+    check_least(path, config.attribute, classes)
+    for name, of_part in classes_apart(names_in(config.attribute), classes).items():
+        check_least(path, name, of_part)
 
 
 def check_combinations(config: RunConfig, users: Users) -> None:

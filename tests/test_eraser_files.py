@@ -169,6 +169,8 @@ def test_what_a_user_can_get_wrong(fitted, capsys):
         save_file(negative, "negative.safetensors", file.metadata())
         save_file(skewed, "skewed.safetensors", file.metadata())
         save_file(half, "half.safetensors", file.metadata())
+        unnamed = file.metadata()["eraser"].replace('"gender"', "7")
+        save_file(load_file(ERASER), "unnamed.safetensors", {"eraser": unnamed})
         many = file.metadata()["eraser"].replace(": 400", ': "many"')
         save_file(load_file(ERASER), "many.safetensors", {"eraser": many})
         save_file(damaged, "nan.safetensors", file.metadata())
@@ -193,6 +195,7 @@ def test_what_a_user_can_get_wrong(fitted, capsys):
         (["eraser=negative.safetensors", new, "output=o.csv"], "its numbers are damaged"),
         (["eraser=skewed.safetensors", new, "output=o.csv"], "its numbers are damaged"),
         (["eraser=many.safetensors", new, "output=o.csv"], "its numbers are damaged"),
+        (["eraser=unnamed.safetensors", new, "output=o.csv"], "its numbers are damaged"),
         (["eraser=nan.safetensors", new, "output=o.csv"], "its numbers are damaged"),
         (["eraser=later.safetensors", new, "output=o.csv"], 'of the method "oblivion"'),
     ]:

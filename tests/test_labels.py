@@ -2,7 +2,9 @@
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from data.tables.labels import load_labels
 from utils.errors import UserError
@@ -128,7 +130,7 @@ def test_a_row_too_few_may_be_recboles_padding(tmp_path):
 def test_a_column_of_thousands_of_classes_is_no_attribute(tmp_path):
     path = tmp_path / "labels.csv"
     path.write_text("\n".join(["zip", *(f"z{one}" for one in range(1500))]) + "\n")
-    with pytest.raises(UserError, match='column "zip" has 1500 classes, more than 1000'):
+    with pytest.raises(UserError, match='"zip" has 1500 classes, more than 1000'):
         load_labels(path, "zip", 1500)
 
 
@@ -170,3 +172,10 @@ def test_an_ending_of_no_labels_is_said(tmp_path):
     (tmp_path / "l.pt").write_text("")
     with pytest.raises(UserError, match="labels come in files whose names end in"):
         load_labels(tmp_path / "l.pt", "gender", 4)
+
+
+def test_a_column_of_lists_holds_no_label_a_row(tmp_path):
+    table = pa.table({"user_id": [3, 7], "gender": [["F"], ["M", "F"]]})
+    parquet.write_table(table, tmp_path / "labels.parquet")
+    with pytest.raises(UserError, match=r'"gender" holds list<.*>, not a label a row'):
+        load_labels(tmp_path / "labels.parquet", "gender", 2)

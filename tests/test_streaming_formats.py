@@ -223,6 +223,11 @@ def test_several_attributes_are_hidden_by_their_combinations(workspace, capsys, 
     said = refused(capsys, *stream, *keys)
     assert 'of "gender+age" the combination M+old has 21 users; stream=on needs 50' in said
     assert "names one twice" in refused(capsys, *stream, keys[0], "attribute=age+age")
+    truth.to_pandas().assign(age="old").to_csv("few.csv", index=False)
+    one_class = """few.csv: "age" has the classes ['old']: at least two are needed"""
+    assert refused(capsys, *stream, *keys) == f"error: {one_class}"
+    memory = ["user_embedding=all.parquet", "labels=few.csv", "output=o.npy", *keys]
+    assert refused(capsys, *memory) == f"error: {one_class}"
     np.save("labels.npy", np.arange(len(x)) % 2)
     array = ["user_embedding=vectors/", "labels=labels.npy", "stream=on", "output=few/", *keys]
     assert "labels.npy holds one attribute, not gender and age" in refused(capsys, *array)
@@ -244,7 +249,8 @@ def test_a_part_of_labels_without_a_line_leaves_its_users_unknown(shop, attribut
     rewrite("lists")
     spread_labels()
     for path in Path("labels").iterdir():
-        frame = pd.read_parquet(path).assign(age="old")
+        frame = pd.read_parquet(path)
+        frame["age"] = np.where(np.arange(len(frame)) % 2, "old", "young")
         frame = frame[:0] if path.stem == "part-1" else frame
         frame.to_parquet(path, index=False)
     keys = ["method=leace", f"attribute={attribute}", "output=out/"]

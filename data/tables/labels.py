@@ -85,21 +85,26 @@ def labelled(path: Path, name: str, values: pd.Series) -> Attribute:
         UserError: classes that are too few or too many.
     """
     attribute = Attribute.from_values(name, values)
-    if len(attribute.classes) < 2:
-        raise UserError(
-            f"{path} has the classes {list(attribute.classes)}: at least two are needed"
-        )
+    check_least(path, name, attribute.classes)
     check_most(path, name, attribute.classes)
     say_classes(path, name, attribute.classes, attribute.counts(), len(values))
     return attribute
+
+
+def check_least(path: Path, name: str, classes: Sequence[str]) -> None:
+    """Refuse an attribute that tells nobody apart."""
+    if len(classes) < 2:
+        raise UserError(
+            f'{path}: "{name}" has the classes {list(classes)}: at least two are needed'
+        )
 
 
 def check_most(path: Path, name: str, classes: Sequence[str]) -> None:
     """Refuse a column that is of something else than classes."""
     if len(classes) > MOST_CLASSES:
         raise UserError(
-            f'{path}: column "{name}" has {len(classes)} classes, more than {MOST_CLASSES}: group '
-            "them, or name another column with attribute=COLUMN"
+            f'{path}: "{name}" has {len(classes)} classes, more than {MOST_CLASSES}: group them, '
+            "or name another column with attribute=COLUMN"
         )
 
 
@@ -314,13 +319,16 @@ def _as_text(path: Path, array: np.ndarray) -> pd.Series:
 def _parquet(path: Path, name: str) -> pd.DataFrame:
     """A parquet file's columns of labels and ids as text."""
     with reading(path, "parquet"):
-        from pyarrow import parquet
+        from pyarrow import parquet, types
 
-        names = parquet.read_schema(path).names
+        schema = parquet.read_schema(path)
+        names = schema.names
         index = [one for one in names if one == "__index_level_0__"]
         found = id_column(one for one in names if one != name) or next(iter(index), None)
         if names.count(name) != 1:
             return pd.DataFrame(columns=names)
+        if types.is_nested(schema.field(name).type):
+            raise UserError(f'{path}: "{name}" holds {schema.field(name).type}, not a label a row')
         table = parquet.read_table(path, columns=[name, *([found] if found else [])])
         return pd.DataFrame({one: as_ids(table[one].to_pylist()) for one in table.column_names})
 
