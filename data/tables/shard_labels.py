@@ -29,6 +29,7 @@ from data.tables.labels import (
     warn_by_row,
 )
 from data.tables.shard_formats import label_paths
+from data.tables.shard_ids import Seen
 from data.tables.shards import ArrayFile, Shard
 from data.tables.user_table import PAD
 from utils.errors import UserError
@@ -149,7 +150,7 @@ def _in_order(shards: Shards, source: Path, columns: Mapping[str, LabelColumn]) 
 
 
 def _check_ids(ranks: Ranks, shards: Shards, source: Path, said: bool = False) -> None:
-    """Refuse a shard that has an id twice, though its labels are taken in order; warns of that.
+    """Refuse shards that have an id twice, though labels are taken in order; warns of that.
 
     Args:
         ranks, shards: as of `labels_of`.
@@ -161,11 +162,16 @@ def _check_ids(ranks: Ranks, shards: Shards, source: Path, said: bool = False) -
     if not said:
         warn_by_row(source)
 
+    seen = Seen(shards.total)
+
     def part() -> Iterator[int]:
         for file in shards.files.values():
-            yield len(file.ids())
+            ids = file.ids()
+            seen.add(file.path, ids)
+            yield len(ids)
 
     ranks.together(part(), "ids", shards.total)
+    seen.check(ranks)
 
 
 def _by_id(
@@ -218,19 +224,21 @@ def _in_parts(
     attribute = PLUS.join(attributes)
     found: dict[int, Attribute] = {}
     sums = np.zeros(4)  # users who are to be joined, of them nobody, matched ones; lines
+    seen = Seen(shards.total)
 
     def part() -> Iterator[int]:
         for shard, file in shards.files.items():
             path, n = own[shard], int(shards.users[shard])
             columns = {one: read_labels(path, one) for one in attributes}
-            ids = next(iter(columns.values())).ids
-            if shards.have_ids and ids is not None:
-                lines, counts = _joined(file, path, ids)
+            of_lines = next(iter(columns.values())).ids
+            ids = file.ids() if shards.have_ids else None
+            if ids is not None:
+                seen.add(file.path, ids)
+            if ids is not None and of_lines is not None:
+                lines, counts = _joined(file.path, ids, path, of_lines)
                 sums[:] += counts
                 values = {name: values_at(column, lines) for name, column in columns.items()}
             else:
-                if shards.have_ids:
-                    file.ids()  # which may be there twice
                 told = len(found) > 0
                 values = {
                     name: by_row(path, column, n, shards.have_ids, told or number > 0)
@@ -241,6 +249,7 @@ def _in_parts(
             yield n
 
     ranks.together(part(), "labels", shards.total)
+    seen.check(ranks)
     names = ranks.union(name for one in found.values() for name in one.classes)
     ranks.agree(lambda: check_most(source, attribute, names))
     users, nobody, matched, lines = ranks.sum(sums).astype(int).tolist()
@@ -254,23 +263,25 @@ def _in_parts(
     return _held(ranks, shards, source, attribute, names, held), names
 
 
-def _joined(file: Shard, path: Path, of_lines: np.ndarray) -> tuple[np.ndarray, list[int]]:
+def _joined(
+    shard: Path, ids: np.ndarray, path: Path, of_lines: np.ndarray
+) -> tuple[np.ndarray, list[int]]:
     """The line of each of a shard's users, or -1, and what is to be added up of the join.
 
     Args:
-        file, path: the vectors and the labels of these users.
-        of_lines: the labels' ids.
+        shard, ids: the vectors, and whose they are.
+        path, of_lines: their labels, and whose these are.
 
     Raises:
         UserError: an id that is there twice, or users and labels without an id in common.
     """
-    ids, index = file.ids(), index_of(path, of_lines)
+    index = index_of(path, of_lines)
     lines = lines_of(index, ids)
     matched = int((lines >= 0).sum())
     if len(ids) and len(index) and not matched:
         raise UserError(
             f"{nothing_joined(path, index[0], ids[-1])}; a part of the labels is to have the users "
-            f"of {file.path}, or all labels are to be in one file"
+            f"of {shard}, or all labels are to be in one file"
         )
     if not len(index):
         return np.full(len(ids), -1), [len(ids), 0, 0, 0]
