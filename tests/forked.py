@@ -22,6 +22,7 @@ import torch
 import attack
 import main
 from utils import ranks
+from utils.runs import checkpoint
 from utils.start import start
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -120,6 +121,12 @@ def patient(rank: int, size: int, port: int) -> int:
 def _launch(rank: int, size: int, port: int) -> None:
     os.environ |= {"TORCHELASTIC_RUN_ID": "none", "RANK": str(rank), "WORLD_SIZE": str(size)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+
+
+def careful(rank: int, size: int, port: int, *arguments: str) -> int:
+    """As `one_of`, which keeps a checkpoint whenever it could."""
+    checkpoint.EVERY = 0
+    return one_of(rank, size, port, *arguments)
 
 
 def limited(rank: int, size: int, port: int, most: int, *arguments: str) -> int:

@@ -12,7 +12,7 @@ import pytest
 
 import main
 from tests.conftest import last_line
-from tests.forked import patient
+from tests.forked import careful, patient
 
 SMALL = ["batch_size=1173", "embedding_size=4", "num_ng=1", "threads=1", "lr=0.02"]
 """Of an epoch's 3520 examples the last batch has one, and a rank of two nothing to do in it."""
@@ -80,29 +80,59 @@ def same_steps(found, expected):
     assert expected[-1]["distinguishability"] < 0.7 * expected[0]["distinguishability"]
 
 
-@pytest.mark.parametrize("options", [[], ["pairs_users=100"]])
-def test_d2d_of_a_file_by_three_ranks(workspace, ranks, options):
+@pytest.fixture
+def als(workspace):
+    """An embedding and labels in files; returns the labels and what runs d2d on it."""
     rng = np.random.default_rng(0)
     labels = rng.integers(-1, 3, 300)
     x = rng.normal(size=(300, 6)) + labels[:, None]
     np.save("als.npy", x.astype(np.float32))
     np.save("labels.npy", labels)
-    keys = ["user_embedding=als.npy", "labels=labels.npy", "method=d2d", "threads=1", *options]
-    keys += ["unlearn_steps=40", "unlearn_lr=0.01"]
+    return labels, ["user_embedding=als.npy", "labels=labels.npy", "method=d2d", "threads=1"]
+
+
+OF_FILE = Path("external/als/d2d/seed-0")
+
+
+def steps(place):
+    lines = (Path(place) / OF_FILE / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@pytest.mark.parametrize("options", [[], ["pairs_users=100"]])
+def test_d2d_of_a_file_by_three_ranks(als, ranks, options):
+    labels, keys = als
+    keys += [*options, "unlearn_steps=40", "unlearn_lr=0.01"]
     ended = [one.end() for one in ranks(3, *keys, "results_path=three/", "output=out.csv")]
     assert [code for code, *_ in ended] == [0] * 3
     assert ended[1][1:] == ended[2][1:] == ("", "")
     assert main.main(keys) == 0
-    place = Path("external/als/d2d/seed-0")
-    found, expected = (
-        [json.loads(line) for line in (path / place / "metrics.jsonl").read_text().splitlines()]
-        for path in (Path("three"), Path("exp_results"))
-    )
-    same_steps(found, expected)
+    same_steps(steps("three"), steps("exp_results"))
     edited = np.loadtxt("out.csv", np.float32, delimiter=",", skiprows=1)
-    one = np.load(Path("exp_results") / place / "weights" / "user_embedding.npy")
+    one = np.load(Path("exp_results") / OF_FILE / "weights" / "user_embedding.npy")
     np.testing.assert_allclose(edited, one, atol=1e-4)
-    assert (edited[labels < 0] == x.astype(np.float32)[labels < 0]).all()
+    assert (edited[labels < 0] == np.load("als.npy")[labels < 0]).all()
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("options", [[], ["pairs_users=100"]])
+def test_d2d_whose_rank_is_killed_goes_on_by_any_number(als, ranks, options):
+    _, keys = als
+    keys += [*options, "unlearn_steps=400", "unlearn_lr=0.005"]
+    first, second = ranks(2, *keys, work=careful)
+    folder = Path("exp_results") / OF_FILE
+    while not list(folder.glob("checkpoint-*.pth")):
+        time.sleep(0.01)
+    second.process.kill()
+    code, _, error = first.end()
+    assert code == 2
+    assert "error: rank 0: another rank (1) has gone" in last_line(error)
+    assert not (folder / "summary.json").exists()
+    ended = [one.end() for one in ranks(3, *keys)]
+    assert [code for code, *_ in ended] == [0] * 3
+    assert "Resuming after step" in ended[0][1] and "of 400" in ended[0][1]
+    assert main.main([*keys, "results_path=whole/"]) == 0
+    same_steps(steps("exp_results"), steps("whole"))
 
 
 @pytest.mark.thorough
