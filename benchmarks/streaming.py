@@ -37,7 +37,7 @@ from methods.calibrated import calibrate
 from methods.calibrated_passes import BINS
 from methods.gaussian import Moments
 from methods.leace import least_squares
-from methods.partition import MOST
+from methods.partition import MOST, Turn
 from utils.figures import save
 from utils.messages import table
 from utils.runtime import (
@@ -134,7 +134,7 @@ def in_memory(folder: Path, method: str) -> tuple[float, float]:
         labels = _loaded(folder / "labels")
         known = labels >= 0
         if method == "calibrated":
-            done = calibrate(vectors[known], labels[known], 0.5, 0, np.random.default_rng(0))
+            done = calibrate(vectors[known], labels[known], Turn(0.5), 0, np.random.default_rng(0))
             vectors[known] = done.table
         elif method == "barycentre":
             x = vectors.astype(np.float64)

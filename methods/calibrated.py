@@ -22,8 +22,10 @@ group {π = c} has:
 
 For Gaussian data moments and the rest are independent: after step 3, with rho = 0, the labels look
 drawn at random. With rho > 0 the difference of the means is as long as by chance, but leans towards
-the old one: who knows that knows its sign. Beyond moments there is no theorem, only the polish, and
-the audit: `python attack.py method=calibrated attackers=strong null=99`.
+the old one: who knows that knows its sign, and who looks at some directions more than at others
+finds it too long there, or too short. With `calibrated_band=1` it is as long as by chance in every
+principal direction of the pool, and only its signs lean. Beyond moments there is no theorem, only
+the polish, and the audit: `python attack.py method=calibrated attackers=strong null=99`.
 
 A table in which many users share a value (zeros of a non-negative factorisation) is edited in other
 coordinates (`methods.atoms`), without radii, and polished twice as long: every other round looks at
@@ -62,6 +64,7 @@ from methods.gaussian import FLOOR, class_covariances, covariance, power
 from methods.partition import (
     MOST,
     QUANTILES,
+    Turn,
     alike,
     pooled,
     squared_lengths,
@@ -99,12 +102,23 @@ class CalibratedOptions:
     calibrated_rho: Share = key(0.5, sweep=True)
     """calibrated: how far the classes' new means are turned from the drawn directions (0) towards
     the old differences (1), which moves the embedding least."""
+    calibrated_band: Natural = key(0, sweep=True)
+    """calibrated: in how many directions at a time, from the widest to the flattest, a class's new
+    mean is turned and keeps the length that was drawn; 0 = in all. Turned in all it is longer
+    towards the old difference, and shorter elsewhere, than by chance: who reads one table of
+    several, or the widest directions first, sees that. 1 = it keeps its length in each, and takes
+    the old one's sign there if calibrated_rho is at least 0.5."""
     calibrated_rounds: Natural = key(60, sweep=True)
     """calibrated: rounds of its cross-fitted polish."""
     calibrated_views: Views | None = key(None)
     """calibrated: whether its polish looks at "scaled" vectors alone, or at "both", these and the
     vectors in their own units, as a network on unscaled features does. null = "both" for a table of
     yours, "scaled" for a model of main.py."""
+
+    @property
+    def turn(self) -> Turn:
+        """How the drawn means are turned."""
+        return Turn(self.calibrated_rho, self.calibrated_band)
 
 
 @dataclass(frozen=True)
@@ -128,7 +142,7 @@ class Calibrated:
 def calibrate(
     table: np.ndarray,
     labels: np.ndarray,
-    rho: float,
+    turn: Turn,
     rounds: int,
     rng: np.random.Generator,
     views: Views = "scaled",
@@ -138,7 +152,7 @@ def calibrate(
     Args:
         table: (n, d), all users with a label.
         labels: (n,) int64, classes 0 .. C-1, each with a user.
-        rho: 0 = the drawn means as they are, 1 = turned wholly towards the old differences.
+        turn: of the drawn means, towards the old differences.
         rounds: of polishing.
         rng: draws the partition, the folds and the features.
         views: see `CalibratedOptions`.
@@ -155,7 +169,7 @@ def calibrate(
         if atoms:
             z = normal_scores(single, rng)
             z, history = _calibrated(
-                z, np.ones(len(z)), labels, rho, 2 * rounds, rng, "scaled", atoms
+                z, np.ones(len(z)), labels, turn, 2 * rounds, rng, "scaled", atoms
             )
             edited[:, varies] = with_sums(by_rank(z, single), own)
         else:
@@ -163,7 +177,7 @@ def calibrate(
             y = (own - own.mean(0)) @ coordinates.to if coordinates else own
             radius = tyler_radius(y - y.mean(0), rng)
             times = 2 if views == "both" else 1
-            z, history = _calibrated(y, radius, labels, rho, times * rounds, rng, views, [])
+            z, history = _calibrated(y, radius, labels, turn, times * rounds, rng, views, [])
             edited[:, varies] = own + (z - y) @ coordinates.back if coordinates else z
     return Calibrated(edited, share_moved(x, edited), history, time.perf_counter() - start)
 
@@ -172,7 +186,7 @@ def _calibrated(
     x: np.ndarray,
     radius: np.ndarray,
     labels: np.ndarray,
-    rho: float,
+    turn: Turn,
     rounds: int,
     rng: np.random.Generator,
     views: Views,
@@ -180,7 +194,7 @@ def _calibrated(
 ) -> tuple[np.ndarray, list[dict[str, float]]]:
     """Steps 2 to 4 for users of these radii."""
     centre = x.mean(0)
-    v, radius = as_random_partition((x - centre) / radius[:, None], radius, labels, rho, rng)
+    v, radius = as_random_partition((x - centre) / radius[:, None], radius, labels, turn, rng)
     v, history = _polish(v, radius, labels, rounds, rng, views, atoms)
     return centre + v * radius[:, None], history
 
@@ -209,7 +223,7 @@ def fit(
         done = calibrate(
             x[known],
             z[known],
-            options.calibrated_rho,
+            options.turn,
             options.calibrated_rounds,
             rng,
             options.calibrated_views or "scaled",
@@ -228,14 +242,14 @@ def tyler_radius(centred: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def as_random_partition(
-    v: np.ndarray, radius: np.ndarray, labels: np.ndarray, rho: float, rng: np.random.Generator
+    v: np.ndarray, radius: np.ndarray, labels: np.ndarray, turn: Turn, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """Steps 2 and 3: v and radii whose classes have the moments of a random partition's groups.
 
     Args:
         v: (n, d).
         radius: (n,).
-        labels, rho, rng: as of `calibrate`.
+        labels, turn, rng: as of `calibrate`.
     """
     n = len(v)
     members = [np.flatnonzero(labels == c) for c in range(labels.max() + 1)]
@@ -254,7 +268,7 @@ def as_random_partition(
     pool = pooled(p, means, covariances)
     there = pool.maps(v, labels)
     drawn = [(own.mean(0), covariance(own)) for own in (there[groups == c] for c in range(len(p)))]
-    return to_groups(p, shrink, covariances, pool, drawn, rho)(v, labels), new_radius
+    return to_groups(p, shrink, covariances, pool, drawn, turn)(v, labels), new_radius
 
 
 @dataclass(frozen=True)
@@ -399,7 +413,7 @@ def _ridges(
 
 def _learn(users: Users, options: CalibratedOptions, seed: int, once: Once) -> ToGroups:
     """In passes, steps 1 to 3 alone: `methods.checks` wants calibrated_rounds to be 0."""
-    return learn(users, options.calibrated_rho, seed, once)
+    return learn(users, options.turn, seed, once)
 
 
 METHOD = Method(

@@ -24,6 +24,7 @@ from methods.gaussian import FLOOR, ClassMaps, Moments, power, shrunk
 from methods.partition import (
     MOST,
     QUANTILES,
+    Turn,
     alike,
     pooled,
     squared_lengths,
@@ -206,12 +207,12 @@ def drawn_groups(first: int, count: int, p: np.ndarray, seed: int) -> np.ndarray
     return np.searchsorted(bounds, uniform(first, first + count, seed, "groups"), side="right")
 
 
-def learn(users: Users, rho: float, seed: int, once: Once = forgetful) -> ToGroups:
+def learn(users: Users, turn: Turn, seed: int, once: Once = forgetful) -> ToGroups:
     """All passes but the last.
 
     Args:
         users: of all classes.
-        rho: see `methods.calibrated.CalibratedOptions`.
+        turn: of the drawn means.
         seed: of the partition, and of who the shape is fitted on.
         once: keeps what each pass but the last has learnt.
 
@@ -264,7 +265,7 @@ def learn(users: Users, rho: float, seed: int, once: Once = forgetful) -> ToGrou
     users.go("pass 4 of 5, groups", visit_pool)
     drawn = of_all(drawn, ranks)
     targets = list(zip(drawn.means, drawn.covariances(), strict=True))
-    maps = ranks.agree(lambda: to_groups(p, shrink, covariances, pool, targets, rho))
+    maps = ranks.agree(lambda: to_groups(p, shrink, covariances, pool, targets, turn))
     return ToGroups(
         varies, radii.centre, radii.inverse, floor, own, common,
         third["top"], third["bins"], maps.to, maps.means, maps.maps,

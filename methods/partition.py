@@ -42,6 +42,28 @@ def alike(radius: np.ndarray, z: np.ndarray, own: np.ndarray, common: np.ndarray
 
 
 @dataclass(frozen=True)
+class Turn:
+    """How a class's new mean is turned towards its old one; see `CalibratedOptions`.
+
+    Attributes:
+        rho: the share of its square that then lies along the old one.
+        band: in how many directions at a time it is turned, and keeps its length; 0 = in all.
+    """
+
+    rho: float
+    band: int = 0
+
+    def bands(self, s: np.ndarray) -> list[np.ndarray]:
+        """Orthonormal (d, b) of about `band` directions each: those in which S (d, d) is largest,
+        the next ones, ...; all of them where band is 0.
+        """
+        if not self.band:
+            return [np.eye(len(s))]
+        axes = np.linalg.eigh(s)[1][:, ::-1]
+        return np.array_split(axes, -(-len(s) // self.band), axis=1)
+
+
+@dataclass(frozen=True)
 class Pool:
     """Where classes are alike.
 
@@ -74,7 +96,7 @@ def to_groups(
     covariances: Sequence[np.ndarray],
     pool: Pool,
     drawn: Sequence[tuple[np.ndarray, np.ndarray]],
-    rho: float,
+    turn: Turn,
 ) -> ClassMaps:
     """The maps that give each class the mean and covariance of its random group.
 
@@ -83,15 +105,16 @@ def to_groups(
         shrink: (C,), by how much each covariance was shrunk.
         pool: of these classes.
         drawn: mean (d,) and covariance (d, d) of each group's users in the pool.
-        rho: see `CalibratedOptions`.
+        turn: of the means, where the pool is white.
     """
     to_white, from_white = power(pool.covariance, -0.5), power(pool.covariance, 0.5)
-    share = _shares(p, np.array(shrink))
+    share, bands = _shares(p, np.array(shrink)), turn.bands(pool.covariance)
     to, maps = [], []
     for c, (mean, own) in enumerate(drawn):
         towards = to_white @ (mean - pool.mean)
-        towards = _turned(towards, to_white @ (pool.maps.means[c] - pool.mean), rho)
-        to.append(pool.mean + from_white @ towards)
+        old = to_white @ (pool.maps.means[c] - pool.mean)
+        turned = [axes @ _turned(axes.T @ towards, axes.T @ old, turn.rho) for axes in bands]
+        to.append(pool.mean + from_white @ np.sum(turned, axis=0))
         target = share[c] * own + (1 - share[c]) * pool.covariance
         maps.append(transport(covariances[c], target))
     return ClassMaps(np.array(to), pool.maps.means, np.array(maps))
@@ -125,5 +148,5 @@ def _turned(drawn: np.ndarray, old: np.ndarray, rho: float) -> np.ndarray:
     across = drawn - along * (along @ drawn)
     beside = np.linalg.norm(across)
     if beside <= FLOOR * size:  # one dimension: only the sign is free
-        return size * along if rho > 0.5 else drawn
+        return size * along if rho >= 0.5 else drawn
     return size * (np.sqrt(rho) * along + np.sqrt(1 - rho) * across / beside)

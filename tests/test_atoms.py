@@ -7,6 +7,7 @@ from threadpoolctl import threadpool_limits
 
 from methods.atoms import atoms_of, by_rank, collapsed, normal_scores, uncrowded, with_sums
 from methods.calibrated import calibrate
+from methods.partition import Turn
 from tests.test_audit import CV
 from utils.audit.leakage import summarise
 from utils.audit.null import Worst
@@ -84,7 +85,7 @@ def test_who_is_at_an_atom_is_seen_at_its_middle():
 def test_a_sparse_table_keeps_its_values_and_hides_its_classes_from_trees():
     x, labels = sparse()
     assert worst(x, labels).leakage > 0.15
-    edited = calibrate(x, labels, 0.5, 30, np.random.default_rng(1)).table
+    edited = calibrate(x, labels, Turn(0.5), 30, np.random.default_rng(1)).table
     np.testing.assert_array_equal(np.sort(edited, axis=0), np.sort(x, axis=0))
     assert np.mean((edited == 0) == (x == 0)) > 0.9
     assert worst(edited, labels).leakage < 0.055  # by chance less in 95 of 100 of 60 draws
@@ -119,7 +120,7 @@ def test_what_crowds_is_one_value_and_nothing_else_moves():
 def test_shares_keep_their_sum_and_hide_their_classes():
     x, labels = topics()
     assert worst(x, labels).leakage > 0.15
-    edited = calibrate(x, labels, 0.5, 30, np.random.default_rng(1)).table
+    edited = calibrate(x, labels, Turn(0.5), 30, np.random.default_rng(1)).table
     np.testing.assert_allclose(edited.sum(1), 1)
     assert worst(edited, labels).leakage < 0.055
     np.testing.assert_array_equal(with_sums(edited[:, :5], x[:, :5]), edited[:, :5])  # no one sum
@@ -135,7 +136,7 @@ def test_a_common_offset_makes_no_shares():
 def test_random_labels_are_not_written_into_a_sparse_table():
     x, labels = sparse(seed=3)
     labels = np.random.default_rng(4).permutation(labels)
-    edited = calibrate(x, labels, 0.5, 30, np.random.default_rng(1)).table
+    edited = calibrate(x, labels, Turn(0.5), 30, np.random.default_rng(1)).table
     assert worst(edited, labels).leakage < 0.055
 
 
@@ -144,7 +145,7 @@ def test_a_constant_column_stays_one_beside_others():
     x = np.column_stack([rng.normal(size=(400, 3)), np.ones(400)])
     labels = np.arange(400) % 2
     x[:, 0] += labels
-    edited = calibrate(x, labels, 0.5, 3, np.random.default_rng(1)).table
+    edited = calibrate(x, labels, Turn(0.5), 3, np.random.default_rng(1)).table
     np.testing.assert_array_equal(edited[:, 3], 1)
-    alone = calibrate(x[:, :3], labels, 0.5, 3, np.random.default_rng(1)).table
+    alone = calibrate(x[:, :3], labels, Turn(0.5), 3, np.random.default_rng(1)).table
     np.testing.assert_array_equal(edited[:, :3], alone)

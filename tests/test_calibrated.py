@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits
 
 import main
@@ -14,7 +15,8 @@ from methods.calibrated import (
     fit,
     tyler_radius,
 )
-from methods.gaussian import barycentre, covariance, transport
+from methods.gaussian import ClassMaps, barycentre, covariance, power, transport
+from methods.partition import Pool, Turn, to_groups
 from tests.test_audit import CV, shifted, spread, xor
 from utils.audit.leakage import summarise
 from utils.audit.null import Worst
@@ -69,7 +71,7 @@ def test_neither_what_was_planted_is_found_nor_what_was_not(plant):
     embedding, labels = rng.normal(size=(N, 6)), rng.integers(0, 2, N)
     plant(embedding, labels)
     assert plant is nothing or worst(embedding, labels, QUICK).leakage > 0.15
-    done = calibrate(embedding, labels, 0.5, 60, np.random.default_rng(1))
+    done = calibrate(embedding, labels, Turn(0.5), 60, np.random.default_rng(1))
     after = worst(done.table, labels)
     assert after.leakage < NULL, after
 
@@ -79,7 +81,7 @@ def test_classes_get_the_moments_of_a_random_partition():
     labels = rng.permutation(np.repeat([0, 1, 2], [150, 100, 50]))  # 4 d users and more each
     v = rng.normal(size=(300, 3)) @ random_covariance(rng, 3) + labels[:, None]
     radius = np.exp(rng.normal(size=300) + labels)
-    new_v, new_radius = as_random_partition(v, radius, labels, 0.0, np.random.default_rng(7))
+    new_v, new_radius = as_random_partition(v, radius, labels, Turn(0.0), np.random.default_rng(7))
 
     groups = np.random.default_rng(7).permutation(labels)
     p = np.bincount(labels) / 300
@@ -116,7 +118,7 @@ def test_classes_of_few_users_differ_in_covariance_as_random_groups_do(n, few, d
     ratios = []
     for draw in range(4):
         v = rng.normal(size=(n, d))
-        new, _ = as_random_partition(v, np.ones(n), labels, 0.5, np.random.default_rng(draw))
+        new, _ = as_random_partition(v, np.ones(n), labels, Turn(0.5), np.random.default_rng(draw))
         by_chance = np.mean([difference(new, rng.permutation(labels)) for _ in range(10)])
         ratios.append(difference(new, labels) / by_chance)
     assert np.mean(ratios) == pytest.approx(1, abs=0.04)
@@ -128,11 +130,67 @@ def test_rho_keeps_the_length_of_the_drawn_mean_and_turns_it():
     v = rng.normal(size=(400, 3)) + labels[:, None]
     moved = [
         np.linalg.norm(
-            as_random_partition(v, np.ones(400), labels, rho, np.random.default_rng(3))[0] - v
+            as_random_partition(v, np.ones(400), labels, Turn(rho), np.random.default_rng(3))[0] - v
         )
         for rho in (0.0, 0.5, 1.0)
     ]
     assert moved[0] > moved[1] > moved[2]
+
+
+@pytest.mark.parametrize("band", [1, 3, 5, 8, 20])
+def test_a_mean_keeps_its_length_in_every_band(band):
+    rng = np.random.default_rng(0)
+    s = random_covariance(rng, 8)
+    axes = Turn(1.0, band).bands(s)
+    assert sum(one.shape[1] for one in axes) == 8 and max(one.shape[1] for one in axes) <= band
+    whole = np.hstack(axes)
+    np.testing.assert_allclose(whole.T @ whole, np.eye(8), atol=1e-12)
+    widths = np.diag(whole.T @ s @ whole)
+    assert (np.diff(widths) <= 0).all()
+
+    old = np.outer([-0.3, 0.7], rng.normal(size=8))
+    pool = Pool(np.zeros(8), s, ClassMaps(np.zeros((2, 8)), old, np.array([s, s])))
+    drawn = [(mean, s) for mean in rng.normal(size=(2, 8))]
+    new = to_groups(np.array([0.7, 0.3]), [0, 0], [s, s], pool, drawn, Turn(1.0, band)).to
+    for one in axes:
+        white = one.T @ power(s, -0.5)
+        for there, (mean, _), before in zip(new, drawn, old, strict=True):
+            assert np.linalg.norm(white @ there) == pytest.approx(np.linalg.norm(white @ mean))
+            assert (white @ there) @ (white @ before) > 0
+
+
+def planted_in_the_widest(rng, n=900, d=24):
+    """Gaussian users, flatter from column to column; a third is apart in the widest four."""
+    labels = (rng.random(n) < 0.3).astype(int)
+    scale = np.exp(-np.arange(d) / 6)
+    return (rng.normal(size=(n, d)) + 0.5 * labels[:, None] * (np.arange(d) < 4)) * scale, labels
+
+
+def of_strict_ridges(x, labels, rng):
+    """Mean AUC in the other half of ridges that see the widest columns first."""
+    aucs = []
+    for _ in range(8):
+        half, other = np.array_split(rng.permutation(len(x)), 2)
+        z = x - x[half].mean(0)
+        target = labels[half] - labels[half].mean()
+        penalty = 3 * len(half) * x.var(0).max() * np.eye(x.shape[1])
+        weights = np.linalg.solve(z[half].T @ z[half] + penalty, z[half].T @ target)
+        aucs.append(roc_auc_score(labels[other], z[other] @ weights))
+    return np.mean(aucs)
+
+
+def test_signs_hide_from_who_sees_the_widest_directions_first_what_a_turn_of_all_shows():
+    found = {}
+    for band in (0, 1):
+        aucs = []
+        for draw in range(16):
+            rng = np.random.default_rng(draw)
+            x, labels = planted_in_the_widest(rng)
+            v, _ = as_random_partition(x, np.ones(len(x)), labels, Turn(1.0, band), rng)
+            aucs.append(of_strict_ridges(v, labels, rng))
+        found[band] = np.mean(aucs)
+    assert found[0] > 0.53
+    assert found[1] == pytest.approx(0.5, abs=0.015)
 
 
 def test_optimal_maps_and_barycentres_of_gaussians():
@@ -168,7 +226,7 @@ def test_tylers_radius_does_not_see_a_linear_map():
 )
 def test_degenerate_tables_stay_finite(table):
     labels = np.arange(40) % 3
-    done = calibrate(table, labels, 0.5, 12, np.random.default_rng(0))
+    done = calibrate(table, labels, Turn(0.5), 12, np.random.default_rng(0))
     assert np.isfinite(done.table).all()
     assert np.isfinite(done.moved)
     assert np.abs(done.table).max() <= 100 * max(1, np.abs(table).max())
@@ -221,7 +279,7 @@ def test_views_in_own_units_see_what_a_network_reads_in_the_widest_columns():
     for views in (None, "scaled", "both"):
         table = x
         if views:
-            table = calibrate(x, labels, 0.5, 30, np.random.default_rng(1), views).table
+            table = calibrate(x, labels, Turn(0.5), 30, np.random.default_rng(1), views).table
         leakages[views] = worst(table, labels, ["mlp"]).leakage
     assert leakages["both"] < 0.05 < leakages["scaled"] < leakages[None], leakages
 

@@ -7,6 +7,7 @@ from threadpoolctl import threadpool_limits
 from methods.calibrated import calibrate
 from methods.coordinates import even, uneven
 from methods.gaussian import covariance
+from methods.partition import Turn
 from tests.test_calibrated import QUICK, worst
 
 
@@ -65,7 +66,7 @@ def test_nothing_is_written_into_narrow_directions(table, rounds):
     x = table(x, rng)
     with threadpool_limits(1):
         assert worst(x, labels, QUICK).leakage > 0.15
-        done = calibrate(x, labels, 0.5, rounds, np.random.default_rng(1))
+        done = calibrate(x, labels, Turn(0.5), rounds, np.random.default_rng(1))
         after = worst(done.table, labels, QUICK)
         assert after.leakage < 0.08, after
     assert done.moved < 0.5
@@ -85,7 +86,7 @@ def test_the_polish_works_in_any_unit(scale):
     x[:, 1] = np.where((x[:, 0] * x[:, 1] > 0) == (labels == 1), x[:, 1], -x[:, 1])
     with threadpool_limits(1):
         one, other = (
-            calibrate(x * times, labels, 0.5, 12, np.random.default_rng(1)).table / times
+            calibrate(x * times, labels, Turn(0.5), 12, np.random.default_rng(1)).table / times
             for times in (1, scale)
         )
     np.testing.assert_allclose(one, other, atol=2e-3)

@@ -11,6 +11,7 @@ import main
 from methods import ExperimentConfig
 from methods.calibrated_passes import BINS, WIDTH, Histogram, drawn_groups, learn
 from methods.gaussian import barycentre, covariance, power, transport
+from methods.partition import Turn
 from methods.streaming import look, write
 from tests.test_streaming import (
     CALIBRATED,
@@ -40,7 +41,7 @@ def in_bins(values):
     return np.array(shares) / len(values), np.array(corners)
 
 
-def plainly(x, labels, groups, rho):
+def plainly(x, labels, groups, rho, band):
     """The docstring of methods.calibrated, steps 1 to 3, of users in memory in these groups."""
     centred, classes = x - x.mean(0), range(labels.max() + 1)
     shape = covariance(x)
@@ -66,17 +67,20 @@ def plainly(x, labels, groups, rho):
     s, mu, pool = barycentre(covariances, p), p @ means, np.empty_like(v)
     for c in classes:
         pool[labels == c] = mu + (v[labels == c] - means[c]) @ transport(covariances[c], s)
+    widest = np.linalg.eigh(s)[1][:, ::-1]
     for c in classes:
-        drawn = power(s, -0.5) @ (pool[groups == c].mean(0) - mu)
-        old = power(s, -0.5) @ (means[c] - mu)
-        old /= np.linalg.norm(old)
-        across = drawn - old * (old @ drawn)
-        across /= np.linalg.norm(across)
-        turned = np.linalg.norm(drawn) * (rho**0.5 * old + (1 - rho) ** 0.5 * across)
+        turned = np.zeros(len(s))
+        for at in range(0, len(s), band):
+            some = widest[:, at : at + band]
+            drawn = some.T @ power(s, -0.5) @ (pool[groups == c].mean(0) - mu)
+            old = some.T @ power(s, -0.5) @ (means[c] - mu)
+            old /= np.linalg.norm(old)
+            across = drawn - old * (old @ drawn)
+            across /= np.linalg.norm(across)
+            towards = np.linalg.norm(drawn) * (rho**0.5 * old + (1 - rho) ** 0.5 * across)
+            turned += some @ (towards if rho else drawn)
         there = transport(covariances[c], covariance(pool[groups == c]))
-        v[labels == c] = (
-            mu + power(s, 0.5) @ (turned if rho else drawn) + (v[labels == c] - means[c]) @ there
-        )
+        v[labels == c] = mu + power(s, 0.5) @ turned + (v[labels == c] - means[c]) @ there
     return x.mean(0) + v * new_radius[:, None]
 
 
@@ -87,16 +91,21 @@ def groups_of(labels, seed=0):
     return drawn_groups(0, len(labels), p, seed)[known]
 
 
-@pytest.mark.parametrize(("dtype", "rho"), [(np.float32, 0.5), (np.float64, 0.0)])
-def test_passes_give_what_a_plain_computation_does(shop, dtype, rho):
+@pytest.mark.parametrize(
+    ("dtype", "rho", "band"), [(np.float32, 0.5, 0), (np.float64, 0.0, 0), (np.float64, 0.5, 2)]
+)
+def test_passes_give_what_a_plain_computation_does(shop, dtype, rho, band):
     x, labels = np.load("vectors.npy").astype(dtype), np.load("labels.npy")
     for number, part in enumerate(np.split(x, np.cumsum(SIZES)[:-1])):
         np.save(f"vectors/part-{number}.npy", part)
-    assert main.main([*STREAM, *CALIBRATED, f"calibrated_rho={rho}", "output=out/"]) == 0
+    turn = [f"calibrated_rho={rho}", f"calibrated_band={band}"]
+    assert main.main([*STREAM, *CALIBRATED, *turn, "output=out/"]) == 0
     known, out = labels >= 0, whole("out")
     assert out.dtype == dtype
     np.testing.assert_array_equal(out[~known], x[~known])
-    expected = plainly(x[known].astype(np.float64), labels[known], groups_of(labels), rho)
+    expected = plainly(
+        x[known].astype(np.float64), labels[known], groups_of(labels), rho, band or x.shape[1]
+    )
     np.testing.assert_allclose(out[known], expected, rtol=1e-5, atol=1e-5 * x.std())
     assert np.abs(expected - x[known]).max() > 0.1
 
@@ -124,7 +133,7 @@ def by_threads(size, output):
     def work(rank):
         ranks = Threaded(rank, size, meet=meet, given=given)
         users = look(config, ranks)
-        write(users, learn(users, 0.5, 0), Path(output), ranks)
+        write(users, learn(users, Turn(0.5), 0), Path(output), ranks)
 
     started = [threading.Thread(target=work, args=(rank,)) for rank in range(size)]
     for one in started:
@@ -167,7 +176,7 @@ def test_classes_differ_in_their_means_as_random_groups_do(workspace, plant):
     users = look(ExperimentConfig(user_embedding="vectors/", labels="labels/"), Ranks())
     found = []
     for seed in range(30):
-        found.append(hotelling(learn(users, 0.0, seed)(x, labels), labels))
+        found.append(hotelling(learn(users, Turn(0.0), seed)(x, labels), labels))
     assert plant == 0 or hotelling(x, labels) > 100
     assert np.mean(found) == pytest.approx(6, abs=4 * np.sqrt(2 * 6 / 30))
     assert min(found) < 3.5 and max(found) > 9
