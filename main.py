@@ -13,7 +13,7 @@ if __name__ == "__main__":  # before the imports that take their time
     start("main")
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -49,7 +49,7 @@ from utils.config import Group, RunConfig, identity
 from utils.errors import UserError
 from utils.messages import sweep_table
 from utils.metrics import evaluate_users, means
-from utils.ranks import Ranks, joined
+from utils.ranks import SAME_FOLDERS, SAME_KEYS, Ranks, joined
 from utils.reproduction import renew_report
 from utils.runs.checkpoint import CheckpointFile
 from utils.runs.files import file_checksum, write_json_lines
@@ -72,6 +72,7 @@ def run(config: RunConfig) -> dict[str, Any]:
     if config.user_embedding:
         config = of_file(config)
     with joined() as ranks:
+        ranks.check_same(asdict(config), SAME_KEYS)
         return run_together(config, ranks)
 
 
@@ -85,6 +86,9 @@ def run_together(config: RunConfig, ranks: Ranks, asked: bool = True) -> dict[st
     """
     method, device = METHODS[config.method], resolve_device(config.device)
     data = ranks.in_turn(lambda: load(config, device))
+    given = {"original": config.user_embedding, "labels": config.labels}
+    sums = {f"the SHA-256 of {given.get(one) or one}": sha for one, sha in data.checksums.items()}
+    ranks.check_same(sums, SAME_FOLDERS)
     groups = method.groups - (set() if data.dataset else {Group.DATA, Group.TRAINING})
     original = original_folder(config, data) if method.fit and data.dataset else None
     with session(config, groups, data.checksums, method.title, asked, original, ranks) as this:

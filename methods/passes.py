@@ -104,6 +104,7 @@ class Users:
 
         def part() -> Iterator[int]:
             for shard, file in self.files.items():
+                self.ranks.at(str(file.path))
                 row = 0
                 for x, classes in self.blocks(shard):
                     if check:

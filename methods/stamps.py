@@ -1,17 +1,22 @@
-"""What a streaming job reads, by the sizes and times of its files: every rank has to see the same
-ones, up to the end.
+"""What a streaming job reads, by the sizes, times and ends of its files: every rank has to see the
+same ones, up to the end.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from zlib import crc32
 
 from data.tables.shard_formats import label_paths
 from utils.config import AttackConfig, RunConfig
 from utils.errors import UserError
 
 Stamps = Mapping[str, Mapping[str, Sequence[int]]]
-"""By "shards" or "labels", then by the file's name: its bytes, and when it was written, in ns."""
+"""By "shards" or "labels", then by the file's name: its bytes, when it was written, in ns, and the
+CRC-32 of its first and last ENDS bytes: copies can have the times of what they are not copies of.
+"""
+
+ENDS = 2**16
 
 
 def stamps(config: RunConfig | AttackConfig, shards: Sequence[Path]) -> Stamps:
@@ -52,7 +57,10 @@ def check_unchanged(config: RunConfig, before: Stamps, now: Stamps) -> None:
 
 def _stamp(path: Path) -> list[int]:
     found = path.stat()
-    return [found.st_size, found.st_mtime_ns]
+    with path.open("rb") as file:
+        first = file.read(ENDS)
+        file.seek(max(0, found.st_size - ENDS))
+        return [found.st_size, found.st_mtime_ns, crc32(file.read(ENDS), crc32(first))]
 
 
 def _differences(
@@ -71,4 +79,4 @@ def _told(stamp: Sequence[int] | None) -> str:
     if not stamp:
         return "missing"
     written = datetime.fromtimestamp(stamp[1] / 1e9, UTC)
-    return f"{stamp[0]} bytes of {written:%Y-%m-%d %H:%M:%S.%f}"
+    return f"{stamp[0]} bytes of {written:%Y-%m-%d %H:%M:%S.%f} ({stamp[2]:08x})"

@@ -54,7 +54,7 @@ from methods.stamps import check_same, check_unchanged, stamps
 from utils.config import AttackConfig, RunConfig
 from utils.errors import UserError
 from utils.messages import remarks
-from utils.ranks import Ranks, joined
+from utils.ranks import SAME_KEYS, Ranks, joined
 from utils.runs.files import file_checksum, read_json_object, replace_file, write_json
 from utils.runs.locks import locked
 from utils.runs.logs import log_file
@@ -64,7 +64,7 @@ log = logging.getLogger(__name__)
 
 MOMENTS, LOG = "moments.npz", "stream.log"
 
-VERSION = 1
+VERSION = 2
 """Of the manifest; another one's folder is not gone on with."""
 
 
@@ -81,6 +81,7 @@ def stream(config: RunConfig) -> dict[str, Any]:
     how = method.streamed
     assert how  # checked at the door
     with joined() as ranks, contextlib.ExitStack() as held:
+        ranks.check_same(asdict(config), SAME_KEYS)
         users = look(config, ranks)
         ranks.agree(lambda: check_combinations(config, users))
         made_of = described(config, users)
@@ -114,6 +115,7 @@ def look(config: RunConfig | AttackConfig, ranks: Ranks) -> Users:
 
     def headers() -> Iterator[int]:
         for shard in ranks.own(len(paths)):
+            ranks.at(str(paths[shard]))
             files[shard] = open_shard(paths[shard], config.table)
             shapes[shard] = files[shard].shape
             yield 0
@@ -338,6 +340,7 @@ def write(users: Users, edit: Edit, target: Path, ranks: Ranks) -> np.ndarray:
 
     def part() -> Iterator[int]:
         for shard, file in users.files.items():
+            ranks.at(str(file.path))
             path = target / file.path.name
             if file.is_written(path):
                 yield file.shape[0]

@@ -21,7 +21,7 @@ from methods.eraser import Labels, TransductiveEraser, UserTables, share_moved
 from methods.losses.objective import Objective
 from methods.losses.regularizers import frobenius, ranking
 from utils.errors import UserError
-from utils.ranks import ALONE, Ranks
+from utils.ranks import ALONE, SAME_FOLDERS, Ranks
 from utils.runs.checkpoint import FORGETFUL, Progress
 from utils.schema import CHECKED, Count, Rate, Share, Weight, key
 from utils.threads import UNCHANGED, Threads, one_thread
@@ -282,7 +282,7 @@ def unlearn(
         history += json.loads(before["history"])
         log.info("Resuming after step %d of %d", before["step"], optimizer.steps)
     spent, first = before.get("seconds", 0.0), before.get("step", 0)
-    ranks.check_same("unlearning goes on after step", first)
+    ranks.check_same({"the step that unlearning goes on after": first}, SAME_FOLDERS)
     bar = tqdm(total=optimizer.steps, initial=first, desc="unlearning", unit="step", leave=False)
 
     # whether θ was finite after each step since the last report; read together, since reading

@@ -136,7 +136,13 @@ def limited(rank: int, size: int, port: int, most: int, *arguments: str) -> int:
 
 
 def dying(rank: int, size: int, port: int, end: str, at: int, *arguments: str) -> int:
-    """As `one_of`, killed as it opens or renames a file whose name ends so, the `at`-th time."""
+    """As `one_of`, killed as `die_at` says."""
+    die_at(end, at)
+    return one_of(rank, size, port, *arguments)
+
+
+def die_at(end: str, at: int) -> None:
+    """Be killed as this process opens or renames a file whose name ends so, the `at`-th time."""
     left = iter(range(at - 1))
 
     def watch(event: str, seen: tuple) -> None:
@@ -145,7 +151,6 @@ def dying(rank: int, size: int, port: int, end: str, at: int, *arguments: str) -
             os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(watch)
-    return one_of(rank, size, port, *arguments)
 
 
 def has_imported(module: str) -> int:

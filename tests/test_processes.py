@@ -4,6 +4,7 @@ With stream=on: test_streaming.py.
 """
 
 import json
+import shutil
 import time
 from pathlib import Path
 
@@ -11,8 +12,8 @@ import numpy as np
 import pytest
 
 import main
-from tests.conftest import last_line
-from tests.forked import careful, patient
+from tests.conftest import free_port, last_line
+from tests.forked import careful, one_of, patient
 
 SMALL = ["batch_size=1173", "embedding_size=4", "num_ng=1", "threads=1", "lr=0.02"]
 """Of an epoch's 3520 examples the last batch has one, and a rank of two nothing to do in it."""
@@ -133,6 +134,19 @@ def test_d2d_whose_rank_is_killed_goes_on_by_any_number(als, ranks, options):
     assert "Resuming after step" in ended[0][1] and "of 400" in ended[0][1]
     assert main.main([*keys, "results_path=whole/"]) == 0
     same_steps(steps("exp_results"), steps("whole"))
+
+
+def test_d2d_of_ranks_that_see_other_labels_is_refused(als, fork, monkeypatch, tmp_path_factory):
+    _, keys = als
+    there, port = tmp_path_factory.mktemp("there"), free_port()
+    shutil.copytree(".", there, dirs_exist_ok=True)
+    np.save(there / "labels.npy", np.load("labels.npy")[::-1])
+    started = [fork(one_of, 0, 2, port, *keys)]
+    monkeypatch.chdir(there)
+    started.append(fork(one_of, 1, 2, port, *keys))
+    first, second = (one.end() for one in started)
+    assert first[0] == second[0] == 2 and second[1:] == ("", "")
+    assert last_line(first[2]).startswith("error: rank 1: the SHA-256 of labels.npy is ")
 
 
 @pytest.mark.thorough

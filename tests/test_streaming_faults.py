@@ -8,6 +8,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -99,8 +101,8 @@ def test_a_shard_that_the_disk_does_not_take_is_named_with_its_rank(shop, ranks,
 @pytest.mark.parametrize(
     ("end", "at"),
     [
-        ("vectors/part-1.npy", 4),  # its header, pass 1, pass 2, pass 3
-        ("vectors/part-1.npy", 6),  # read to be written
+        ("vectors/part-1.npy", 5),  # its ends, its header, pass 1, pass 2, pass 3
+        ("vectors/part-1.npy", 7),  # read to be written
         ("out/.part-1.npy.tmp", 2),  # opened, renamed
     ],
 )
@@ -113,10 +115,11 @@ def test_a_rank_that_is_killed_ends_the_others(shop, ranks, fork, end, at):
     ended = [one.end() for one in [*started, killed]]
     assert time.monotonic() - start < 60
     assert [code for code, *_ in ended] == [2, 2, -signal.SIGKILL]
-    assert complaint(ended).startswith("error: rank 0: another rank (1) has gone")
+    says = "error: rank 0: another rank (1, last at vectors/part-1.npy) has gone"
+    assert complaint(ended).startswith(says)
     assert not Path("out/part-1.npy").exists()
     learnt = Path("out/manifest.json").exists()
-    assert learnt == (at != 4)
+    assert learnt == (at != 5)
     if learnt:
         assert main.main(keys) == 0
         assert bytes_of("out") == bytes_of("three")
@@ -126,6 +129,41 @@ def test_a_rank_that_is_killed_ends_the_others(shop, ranks, fork, end, at):
         assert "pass-2 was done before" in first[1]
         np.testing.assert_allclose(whole("out"), whole("three"), rtol=1e-5, atol=1e-6)
     assert not list(Path("out").glob(".*"))
+
+
+DIES = """
+import os
+import sys
+
+import main
+from tests.forked import die_at
+
+if os.environ["RANK"] == "1":
+    die_at("vectors/part-1.npy", 5)
+sys.exit(main.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.thorough
+def test_under_torchrun_too_a_rank_that_is_killed_is_named_and_no_scratch_is_left(shop):
+    """It sends SIGTERM to the others as soon as one has ended."""
+    Path("dies.py").write_text(DIES)
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3"]
+    keys = [*STREAM, *CALIBRATED, "output=out/"]
+    ended = subprocess.run(
+        [*start, "dies.py", *keys],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(forked.PROJECT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode == 1
+    said = [line.rpartition("\r")[2] for line in ended.stderr.splitlines()]
+    (line,) = (line for line in said if line.startswith("error: "))
+    assert line.startswith("error: rank 0: another rank (1, last at vectors/part-1.npy) has gone")
+    assert "another rank" in Path("out/stream.log").read_text()
+    assert not [path for path in Path("out").iterdir() if path.suffix == ".tmp"]
+    assert main.main(keys) == 0
 
 
 def test_ctrl_c_of_all_ranks_is_said_once_and_the_next_start_goes_on(shop, ranks):
@@ -150,6 +188,14 @@ def other_labels(there):
     np.save(there / "labels/part-1.npy", labels[::-1])
 
 
+def disguised_labels(there):
+    """Of the same size and time."""
+    path = there / "labels/part-1.npy"
+    before = path.stat()
+    other_labels(there)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
 MOUNTS = {
     "a shard less": (
         lambda there: (there / "vectors/part-1.npy").unlink(),
@@ -160,6 +206,7 @@ MOUNTS = {
         "labels/part-0.npy is not the same for all: here missing, for rank 0",
     ),
     "other labels": (other_labels, "labels/part-1.npy is not the same for all: here 848 bytes of"),
+    "disguised labels": (disguised_labels, "labels/part-1.npy is not the same for all: here 848"),
     "another output": (lambda there: None, "out has no stream.log here"),
 }
 
@@ -180,6 +227,20 @@ def test_a_rank_that_sees_other_folders_says_so(shop, fork, monkeypatch, tmp_pat
     assert line.startswith(f"error: rank 1: {says}")
     assert "every rank has to see the same" in line
     assert not (shop / "out/manifest.json").exists()
+
+
+@pytest.mark.parametrize("other", ["seed=1", "attribute=age", "method=barycentre"])
+def test_a_rank_of_other_settings_is_refused(shop, fork, other):
+    port, keys = free_port(), [*STREAM, "method=leace", "output=out/"]
+    started = [
+        fork(forked.one_of, 0, 2, port, *keys),
+        fork(forked.one_of, 1, 2, port, *keys, other),
+    ]
+    line = complaint([one.end() for one in started])
+    name, _, value = other.partition("=")
+    assert line.startswith(f"error: rank 1: {name} is {value} here, ")
+    assert line.endswith("for rank 0; start all ranks with the same keys")
+    assert not Path("out").exists()
 
 
 def meanwhile(monkeypatch, happens):

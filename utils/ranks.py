@@ -2,20 +2,22 @@
 
 Sums over all ranks are the only thing that they tell one another. They do their parts `together`,
 with a sum every second: so no rank waits long for another, a rank's failure ends all of them, and
-silence means that one has gone.
+silence means that one has gone. Whatever it is, the first rank says it, and has it in its log; if
+that one has gone, the next.
 """
 
 import contextlib
 import json
 import os
+import signal
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +30,9 @@ from utils.errors import UserError, first_line, in_one_line
 
 T = TypeVar("T")
 
+SAME_FOLDERS = "every rank has to see the same folders"
+SAME_KEYS = "start all ranks with the same keys"
+
 BEAT = 1.0
 """Seconds between two sums, or as long as one piece of a rank's part takes."""
 
@@ -36,6 +41,10 @@ SILENCE = timedelta(seconds=60)
 
 ROLL_CALL = timedelta(seconds=10)
 """How long one then waits for who is left: some may be in the middle of a long piece."""
+
+
+class Stopped(BaseException):
+    """SIGTERM: torchrun sends it to the others as soon as one has ended."""
 
 
 def launched() -> bool:
@@ -56,11 +65,13 @@ class Ranks:
         rank: this one's number.
         size: how many there are.
         store: where they leave notes once a sum has failed; None of one alone.
+        ending: set once this one knows why all end, and is not to be stopped any more.
     """
 
     rank: int = 0
     size: int = 1
     store: dist.Store | None = None
+    ending: threading.Event = field(default_factory=threading.Event, compare=False)
 
     @property
     def first(self) -> bool:
@@ -89,15 +100,7 @@ class Ranks:
         try:
             dist.all_reduce(tensor)
         except RuntimeError as error:
-            missing = self._missing()
-            if missing and self.rank != min(set(range(self.size)) - set(missing)):
-                raise SystemExit(2) from None
-            which = ", ".join(map(str, missing)) or "unknown"
-            raise UserError(
-                f"rank {self.rank}: another rank ({which}) has gone, or is silent for "
-                f"{SILENCE.total_seconds():.0f} s ({_briefly(error)}); what it said last "
-                "says why; what is finished is kept, and the same command goes on from there"
-            ) from None
+            raise self.without(f"is silent for {SILENCE.seconds} s ({_briefly(error)})") from None
 
     def whole(self, part: Tensor) -> Tensor:
         """The sum of the ranks' tensors, added up in float64, in the part's own dtype; the part
@@ -115,9 +118,44 @@ class Ranks:
         self.add(total)
         return total.numpy()
 
+    def without(self, reason: str) -> UserError | SystemExit:
+        """What ends this rank, once some of the others have gone, or may have.
+
+        Args:
+            reason: what else it can be, as "another rank has gone, or ..." goes on.
+        """
+        self._end()
+        missing = self._missing()
+        if self.rank != min(set(range(self.size)) - set(missing)):
+            return SystemExit(2)
+        which = ", ".join(self._with_work(rank) for rank in missing) or "unknown"
+        return UserError(
+            f"rank {self.rank}: another rank ({which}) has gone, or {reason}; what it said last "
+            "says why; what is finished is kept, and the same command goes on from there"
+        )
+
+    def _end(self) -> None:
+        """Nothing is to come between this and the last line; not for a thread, whose rank works."""
+        if threading.current_thread() is threading.main_thread():
+            self.ending.set()
+
+    def at(self, work: str) -> None:
+        """Leave a note of what this rank is at, for the others if it goes."""
+        if self.store is not None:
+            self.store.set(f"at/{self.rank}", work)
+
+    def _with_work(self, rank: int) -> str:
+        """A rank that has gone, and what it was at, as far as anybody can tell."""
+        with contextlib.suppress(RuntimeError):
+            assert self.store is not None
+            if self.store.check([f"at/{rank}"]):
+                return f"{rank}, last at {self.store.get(f'at/{rank}').decode()}"
+        return str(rank)
+
     def _missing(self) -> list[int]:
         """The ranks that leave no note once a sum has failed; none if nobody can tell."""
-        dist.destroy_process_group()  # who still waits for this one learns of it
+        with contextlib.suppress(RuntimeError, ValueError, AssertionError):
+            dist.destroy_process_group()  # who still waits for this one learns of it
         missing: list[int] = []
         give_up = time.monotonic() + ROLL_CALL.total_seconds()
         with contextlib.suppress(RuntimeError):  # the store has gone too
@@ -127,7 +165,7 @@ class Ranks:
             while time.monotonic() < give_up:
                 others = range(self.size)
                 missing = [rank for rank in others if not self.store.check([f"left/{rank}"])]
-                if len(missing) == 1:  # a sum fails only if one has gone, so it is this one
+                if len(missing) < 2:  # a sum fails only if one has gone, so it is this one
                     time.sleep(BEAT)  # the store may end with this process: others read it too
                     break
                 time.sleep(BEAT / 10)
@@ -167,11 +205,17 @@ class Ranks:
         with ThreadPoolExecutor(1) as pool:
             others = pool.submit(self.together, waiting())
             try:
-                made = work()
-            except Exception as error:  # told to the others first
-                failures.append(error)
-            finally:
-                done.set()
+                try:
+                    made = work()
+                except Exception as error:  # told to the others first
+                    failures.append(error)
+                finally:
+                    done.set()
+                if others.exception():
+                    self._end()
+            except Stopped:
+                others.result()  # may know why
+                raise
             others.result()
         return made
 
@@ -188,20 +232,24 @@ class Ranks:
         made: T = json.loads(letters.astype(np.uint8).tobytes())
         return made
 
-    def check_same(self, what: str, number: int) -> None:
-        """Refuse to go on where this is another number in another rank.
+    def check_same(self, own: Mapping[str, Any], remedy: str) -> None:
+        """Refuse to go on where something is not the same for this rank and the first.
+
+        Args:
+            own: by what it is, in a message's words; JSON can hold it.
+            remedy: ends the message.
 
         Raises:
-            UserError: it isn't the first one's; or as `together`.
+            UserError: names it, and what it is for both; or as `together`.
         """
-        of_first = self.told(lambda: number)
+        own = json.loads(json.dumps(own))
+        of_first = self.told(lambda: own)
 
         def check() -> None:
-            if number != of_first:
-                raise UserError(
-                    f"{what} {number} here, {of_first} to the first rank; all processes must see "
-                    "the same folders"
-                )
+            for what in sorted(own.keys() | of_first.keys()):
+                here, there = own.get(what), of_first.get(what)
+                if here != there:
+                    raise UserError(f"{what} is {here} here, {there} for rank 0; {remedy}")
 
         self.agree(check)
 
@@ -221,8 +269,9 @@ class Ranks:
             rows: of all ranks' parts, for the bar.
 
         Raises:
-            UserError: this rank's part has failed, with the rank's number where there are several.
-            SystemExit: another's has; of several that fail the first one says so.
+            UserError: a rank's part has failed, and this is the first rank; with the number of the
+                one that failed, where there are several.
+            SystemExit: so it has, and the first rank says so.
         """
         hidden = not (title and self.first)
         bar = tqdm(total=rows, desc=title, unit="row", unit_scale=True, leave=False, disable=hidden)
@@ -248,14 +297,21 @@ class Ranks:
         if failed.size:
             self._fail(failure, int(failed[0]))
 
-    def _fail(self, failure: Exception | None, first: int) -> None:
-        if failure is None or first != self.rank:
-            time.sleep(BEAT)  # torchrun takes who ends first for the cause
-            raise SystemExit(2)
-        line = in_one_line(failure)
-        if line is None or self.size == 1:
+    def _fail(self, failure: Exception | None, failed: int) -> None:
+        """End all: of several that have failed the first one counts."""
+        self._end()
+        own = failure is not None and failed == self.rank
+        if own and self.size == 1:
+            assert failure is not None
             raise failure
-        raise UserError(f"rank {self.rank}: {line}") from None
+        said = (in_one_line(failure) or "") if own and failure else ""
+        letters = self.gathered(np.frombuffer(said.encode(), np.uint8))
+        if not letters.size and own and failure:
+            raise failure
+        if letters.size and self.first:
+            raise UserError(f"rank {failed}: {letters.astype(np.uint8).tobytes().decode()}")
+        time.sleep(BEAT)  # torchrun takes who ends first for the cause
+        raise SystemExit(2)
 
 
 def _briefly(error: Exception) -> str:
@@ -299,6 +355,7 @@ def joined() -> Iterator[Ranks]:
     ranks = Ranks(rank, size, store)
     with contextlib.ExitStack() as held:
         held.callback(_leave)
+        held.enter_context(_stoppable(ranks))
         if not ranks.first:
             nowhere = held.enter_context(Path(os.devnull).open("w"))
             held.enter_context(contextlib.redirect_stderr(nowhere))
@@ -308,6 +365,24 @@ def joined() -> Iterator[Ranks]:
             if ranks.first:
                 raise
             raise SystemExit(130) from None
+        except Stopped:
+            raise ranks.without("somebody stops all (SIGTERM)") from None
+
+
+@contextlib.contextmanager
+def _stoppable(ranks: Ranks) -> Iterator[None]:
+    """Within it SIGTERM is an exception, so that nothing half-written is left, and is said."""
+
+    def stop(*_: object) -> None:
+        if not ranks.ending.is_set():
+            ranks.ending.set()
+            raise Stopped("stopped (SIGTERM); torchrun does so where another rank has ended")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _leave() -> None:

@@ -18,7 +18,7 @@ from models.base import Recommender
 from models.training.step import Penalty, Trainer, TrainingSettings
 from utils.errors import UserError, in_one_line
 from utils.metrics import Candidates, evaluate
-from utils.ranks import ALONE, Ranks
+from utils.ranks import ALONE, SAME_FOLDERS, Ranks
 from utils.runs.checkpoint import damaged, load_checkpoint, save_checkpoint
 from utils.runs.files import write_json_lines
 from utils.runs.folder import RunFolder
@@ -100,7 +100,7 @@ def train(
     if saved := ranks.agree(lambda: _resume(folder, trained, optimizer, device)):
         history, best = saved
         log.info("Resuming after epoch %d of %d", len(history), settings.epochs)
-    ranks.check_same(f"{folder.checkpoint}: the last finished epoch is", len(history))
+    ranks.check_same({f"{folder.checkpoint}: the last finished epoch": len(history)}, SAME_FOLDERS)
 
     def evaluated() -> dict[str, Any]:
         score = model.scorer()
