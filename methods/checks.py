@@ -32,10 +32,12 @@ def check_run(config: RunConfig) -> None:
     if config.stream == "on":
         check_stream(config)
         return
+    path = config.user_embedding
+    if path and Path(path).is_dir():
+        check_folder(config)
     device = resolve_device(config.device)
     if launched():
         check_launched(config, device)
-    path = config.user_embedding
     if config.eraser:
         check_eraser(config)
         return
@@ -59,8 +61,6 @@ def check_run(config: RunConfig) -> None:
             f"labels_seen {config.labels_seen:g} is of a run on a dataset; leave labels out of "
             f"{config.labels} instead"
         )
-    if path and Path(path).is_dir():
-        raise UserError(f"user_embedding {path} is a folder; add stream=on, or name one file of it")
     if path:
         check_formats(config)
     if path and config.scope != "embedding":
@@ -85,6 +85,32 @@ def check_run(config: RunConfig) -> None:
     check_recordable(config)
 
 
+def check_folder(config: RunConfig) -> None:
+    """Refuse a folder without stream=on, and say all that it takes.
+
+    Raises:
+        UserError: always.
+    """
+    method, path = METHODS[config.method], config.user_embedding
+    if not method.streamed:
+        raise UserError(
+            f"user_embedding {path} is a folder, and method {config.method} has to have all users "
+            "in memory; name one file of it, or another method"
+        )
+    keys = ["stream=on"] + ["labels=FOLDER"] * (not config.labels)
+    keys += ["output=FOLDER"] * (not config.output) + _unpolished(config)
+    raise UserError(
+        f"user_embedding {path} is a folder; add {' '.join(keys)}, or name a file of it"
+    )
+
+
+def _unpolished(config: RunConfig) -> list[str]:
+    """What calibrated has to be told where not all users are in memory."""
+    options = METHODS[config.method].options_of(config)
+    polishes = isinstance(options, CalibratedOptions) and options.calibrated_rounds
+    return ["calibrated_rounds=0"] if polishes else []
+
+
 def check_stream(config: RunConfig) -> None:
     """Refuse what can't be done in blocks, and to write over what is read.
 
@@ -102,11 +128,10 @@ def check_stream(config: RunConfig) -> None:
             f"stream=on needs method {', '.join(able)} or {last}; {config.method} has to have all "
             "users in memory"
         )
-    options = METHODS[config.method].options_of(config)
-    if isinstance(options, CalibratedOptions) and options.calibrated_rounds:
+    if keys := _unpolished(config):
         raise UserError(
             "stream=on does calibrated without its polish, which has to have all users in memory; "
-            "add calibrated_rounds=0"
+            f"add {keys[0]}"
         )
     for name in ("eraser", "record", "scope", "labels_seen"):
         if getattr(config, name) != default(config, name):

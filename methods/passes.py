@@ -140,7 +140,7 @@ def moments(users: Users, options: None = None, seed: int = 0, once: Once = forg
         nonlocal seen
         seen = seen.merged(moments_near(x, classes, len(seen.counts)))
 
-    users.go("moments", visit, check=True)
+    users.go("pass 1 of 2, moments", visit, check=True)
     return of_all(seen, users.ranks)
 
 

@@ -38,6 +38,8 @@ CYCLES = 6
 CHECKED_BY = ("logistic", "qda", "boosting")
 CHECKED_USERS = 5_000
 PERMUTATIONS = 199
+ROUNDING = 1e-12
+"""Of a variance."""
 
 
 def fit_several(
@@ -89,7 +91,7 @@ def _in_turn(
     while True:
         cycle, turn = divmod(state["fits"], len(parts))
         if cycle and not turn:
-            told = above_null(side_by_side(edited), parts, rng)
+            told, unseen = above_null(side_by_side(edited), parts, rng)
             if not told or cycle == CYCLES:
                 break
         one = names[turn]
@@ -104,26 +106,37 @@ def _in_turn(
     record = {
         "attributes": f"one after the other, {cycle} time{'s' * (cycle > 1)}",
         "above_null": told,
+        "unseen": unseen,
+        "directions_left": directions(side_by_side(edited), before),
         "moved": share_moved(before, side_by_side(edited)),
         "seconds": time.perf_counter() - start,
     }
     return TransductiveEraser(dict(tables), edited, record, state["history"])
 
 
-def above_null(x: np.ndarray, parts: Labels, rng: np.random.Generator) -> list[str]:
+def directions(edited: np.ndarray, before: np.ndarray) -> int:
+    """In how many of their d directions users (n, d) still differ, beyond rounding."""
+    spreads = [np.linalg.eigvalsh(np.atleast_2d(np.cov(x, rowvar=False))) for x in (edited, before)]
+    return int((spreads[0] > ROUNDING * spreads[1].max()).sum())
+
+
+def above_null(
+    x: np.ndarray, parts: Labels, rng: np.random.Generator
+) -> tuple[list[str], list[str]]:
     """The attributes that a few attackers tell from vectors (n, d) beyond chance, on halves of the
-    users; one with too few users of a class to look is not among them.
+    users; and those that have too few users of a class to look.
     """
     seed = int(rng.integers(2**31))
-    told = []
+    told, unseen = [], []
     for name, own in parts.items():
         labels = own.cpu().numpy()
         try:
             users = participants(labels, CHECKED_USERS, seed)
         except UserError:
+            unseen.append(name)
             continue
         classes, split = labels[users], halves(labels[users], seed)
         found = attack_places({"": x[users]}, classes, CHECKED_BY, split, seed, quiet=True)
         if worst(found, classes, PERMUTATIONS, seed)[None].leaks:
             told.append(name)
-    return told
+    return told, unseen

@@ -356,7 +356,7 @@ def write(users: Users, edit: Edit, target: Path, ranks: Ranks) -> np.ndarray:
 
             yield from file.rewritten(path, edit_block)
 
-    ranks.together(part(), "writing", users.total)
+    ranks.together(part(), "last pass, writing", users.total)
     return ranks.sum(written)
 
 

@@ -289,7 +289,11 @@ def unlearn(
     # makes the CPU wait for the device
     finite: list[Tensor] = []
 
+    warm = 0.0  # the first step's seconds, which are more than others'
+
     def tick(theta: Tensor) -> None:
+        nonlocal warm
+        warm = warm or time.perf_counter() - start
         finite.append(theta.isfinite().all())
         bar.update()
 
@@ -310,7 +314,7 @@ def unlearn(
 
     def keep(step: int, theta: Tensor, adam: torch.optim.Optimizer) -> None:
         passed = time.perf_counter() - start
-        left = passed / (step - first) * (optimizer.steps - step)
+        left = (passed - warm) / (step - first - 1) * (optimizer.steps - step)
         if step - first == REPORT_EVERY and left > LONG:
             log.info("  about %d minutes; an interruption costs one at most", math.ceil(left / 60))
         progress.save(

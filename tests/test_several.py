@@ -143,9 +143,24 @@ def test_random_labels_are_above_their_null_in_one_case_of_twenty():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(200, 3))
     parts = {str(n): torch.from_numpy(rng.integers(0, 2, 200)) for n in range(30)}
-    assert len(above_null(x, parts, rng)) <= 4  # binomial(30, .05): p = .02
+    assert len(above_null(x, parts, rng)[0]) <= 4  # binomial(30, .05): p = .02
     parts = {"told": torch.from_numpy((x[:, 0] > 0).astype(int))}
-    assert above_null(x, parts, rng) == ["told"]
+    parts["rare"] = torch.tensor([0] * 199 + [1])
+    assert above_null(x, parts, rng) == (["told"], ["rare"])
+
+
+def test_that_nothing_is_left_and_that_nobody_looked_is_said_of_one_after_the_other():
+    """As of leace with years of age: as many directions as dimensions."""
+    rng = np.random.default_rng(0)
+    x = torch.from_numpy(rng.normal(size=(300, 4)))
+    parts = {"a": torch.from_numpy(rng.integers(0, 2, 300)), "years": torch.arange(300) // 3}
+    joint = torch.unique(parts["a"] + 2 * parts["years"], return_inverse=True)[1]
+    fit = METHODS["leace"].fit
+    eraser = fit_several(fit, {"x": x}, joint, parts, None, rng, None, UNCHANGED)
+    assert float(eraser.apply({"x": x})["x"].std(0).max()) < 1e-9
+    said = remarks(eraser.record)
+    assert any(line.startswith("nothing is left") for line in said)
+    assert "whether years is hidden was not looked at: a class has too few users" in said[-1]
 
 
 @pytest.mark.parametrize("method", ["d2d", "retrain"])

@@ -141,7 +141,8 @@ def remarks(summary: dict[str, Any]) -> list[str]:
     if summary.get("directions_left") == 0:
         said.append(
             "nothing is left: there are as many directions that tell a class as dimensions, and "
-            "all users have the same vector; join classes, or take method=calibrated"
+            "all users have the same vector; join classes (years of age into brackets), or take "
+            "method=calibrated, which needs a few users of each"
         )
     if told := summary.get("above_null"):
         said.append(
@@ -149,10 +150,15 @@ def remarks(summary: dict[str, Any]) -> list[str]:
             "the edited vectors; hide it alone, or join small classes so that the combinations "
             "have 50 users each"
         )
+    if unseen := summary.get("unseen"):
+        said.append(
+            f"whether {' and '.join(unseen)} is hidden was not looked at: a class has too few "
+            "users; join small classes"
+        )
     if left := summary.get("served_unedited"):
         said.append(
-            f"scores are made of {', '.join(left)}, which the method did not edit and which may "
-            "tell more than before: python attack.py attack=audit looks there, scope=served edits "
+            f"scores are made of {', '.join(left)}, which the method did not edit and which tells "
+            "what it told, or more: python attack.py attack=audit looks there, scope=served edits "
             "it too"
         )
     if "spread" in summary:
@@ -295,6 +301,8 @@ def _next_steps(config: dict[str, Any], folder: Path, kind: type[RunConfig]) -> 
     steps = [command_for("attack.py", AttackConfig, config)]
     if config.get("method") == "original":
         steps.append(command_for("main.py", kind, config | {"method": "d2d"}))
+    else:
+        steps.append(command_for("attack.py", AttackConfig, config | {"attack": "audit"}))
     return steps
 
 
