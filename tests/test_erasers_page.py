@@ -106,6 +106,19 @@ def test_the_frontiers_stars_are_of_points_that_none_beats(tmp_path):
     assert grid.rows[0][8] == "98.0% (98.0% to 98.0%)"
 
 
+def test_where_a_mean_is_turned_has_a_section_of_its_own(tmp_path):
+    rows(tmp_path, "calibrated", 0, "served", {"gmf": 0.04})
+    for leakage, dial in ((0.12, {}), (0.08, {"calibrated_band": 1})):
+        rows(tmp_path / "signs", "calibrated", 0, "served", {"gmf": leakage}, "0.99", **dial)
+    *_, section, _ = erasers_page(tmp_path)
+    assert section.title == "Signs: NMF on ML-100K, gender"
+    grid = next(part for part in section.parts if isinstance(part, Grid))
+    assert [row[3:5] for row in grid.rows] == [
+        ["`calibrated_band=1`", "-0.020 (-0.020 to -0.020)"],
+        ["", "0.020 (0.020 to 0.020)"],
+    ]
+
+
 def test_a_dial_moves_no_row_of_the_tables(tmp_path):
     rows(tmp_path, "calibrated", 0, "served", {"gmf": 0.04})
     rows(tmp_path, "calibrated", 1, "served", {"gmf": 0.3}, calibrated_rounds=0)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from methods import METHODS, ExperimentConfig
 from utils.pages.parts import Grid, Section, Tone
-from utils.reproduction.frontier import frontier_sections
+from utils.reproduction.frontier import SIGNS_SAID, frontier_sections
 from utils.reproduction.results import block_title
 from utils.runs import records
 
@@ -70,7 +70,8 @@ def erasers_page(folder: Path) -> list[Section]:
     """The page's sections, the first its title; none where there are no audits.
 
     Args:
-        folder: holds audits.csv and runs.csv; the frontier's are in frontier/.
+        folder: holds audits.csv and runs.csv; the frontier's are in frontier/, of where a mean is
+            turned in signs/.
     """
     audits = _frame(folder)
     if audits.empty:
@@ -81,6 +82,7 @@ def erasers_page(folder: Path) -> list[Section]:
         Section("Methods", list(METHODS_SAID)),
         *_blocks(audits[(audits["dial"] == "") & (audits["trained_on"] == "audited")]),
         *frontier_sections(_frame(folder / "frontier")),
+        *frontier_sections(_frame(folder / "signs"), "Signs", SIGNS_SAID),
         Section("Limits", list(LIMITS)),
     ]
 

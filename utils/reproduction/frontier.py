@@ -29,6 +29,17 @@ SAID = (
     "originals; `calibrated_views` and audits by the original's attackers, in the file too, have "
     "not been run there."
 )
+SIGNS_SAID = (
+    "Calibrated turns the drawn difference of the classes' means as a whole towards the old one, "
+    "which lies in few and wide directions: there the new one is longer than by chance, and "
+    "shorter in all others. NMF's users have two tables, and who reads the `mlp` one alone is then "
+    "wrong too often (AUC near 0.40). With `calibrated_band=1` the new difference is as long as by "
+    "chance in every principal direction, and takes the old one's sign there "
+    "([partition.py](../../methods/partition.py)). This was seen in ridges on an original of "
+    "another batch size and then looked for in these. Columns as of the frontiers; the rows: "
+    "signs/audits.csv beside this page, by `python -m benchmarks.frontier --config "
+    "configs/signs.json`, on one core of an AMD EPYC beside other work, from originals of its own."
+)
 LISTS = "lists"
 
 
@@ -68,16 +79,20 @@ class Point(NamedTuple):
         return all(own <= its for own, its in pairs) and any(own < its for own, its in pairs)
 
 
-def frontier_sections(audits: pd.DataFrame) -> Iterator[Section]:
+def frontier_sections(
+    audits: pd.DataFrame, name: str = "Frontier", said: str = SAID
+) -> Iterator[Section]:
     """A section a dataset, model and attribute.
 
     Args:
         audits: a row a place, with columns dial, scope and seconds beside the record's.
+        name: begins its title.
+        said: its first paragraph.
     """
     for (dataset, model, attribute), block in audits.groupby(["dataset", "model", "attribute"]):
         seeds, points = points_of(block)
-        title = f"Frontier: {block_title(dataset, model)}, {attribute}"
-        yield Section(title, [SAID, f"Seeds {', '.join(seeds)}.", _grid(points)])
+        title = f"{name}: {block_title(dataset, model)}, {attribute}"
+        yield Section(title, [said, f"Seeds {', '.join(seeds)}.", _grid(points)])
 
 
 def points_of(block: pd.DataFrame) -> tuple[list[str], list[Point]]:
