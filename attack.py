@@ -24,6 +24,7 @@ import torch
 
 from data.dataset import PLUS, Attribute
 from data.tables.files import load_table
+from data.tables.manifest import edited_by
 from methods import METHODS, ExperimentConfig
 from methods.checks import check_attack
 from methods.targets import (
@@ -112,8 +113,16 @@ def run_attack(config: AttackConfig) -> dict[str, Any]:
                 "environment": environment(torch.device("cpu")),
                 "checksums": target.checksums(),
             }
-            hidden = [config.attribute, *config.attribute.split(PLUS)]
-            unlearned = config.method != "original" and config.inferred in hidden
+            method, hidden = (
+                edited_by(Path(file)) or ("original", "")
+                if file
+                else (
+                    config.method,
+                    config.attribute,
+                )
+            )
+            parts = [hidden, *hidden.split(PLUS)]
+            unlearned = method != "original" and config.inferred in parts
             result["remarks"] = attack_remarks(result, original_result(config), unlearned)
             if config.fail_above is not None:
                 result["gate"] = gate(result, config.fail_above)
@@ -178,12 +187,8 @@ def run_audit(config: AttackConfig) -> dict[str, Any]:
             describe_audit(result)
             log.info("  the page: %s", page)
             shards = bool(file) and target.path.is_dir()  # which calibrated only streams unpolished
-            if (
-                result["verdict"]["leaks"]
-                and (config.method, config.scope) != REMEDY
-                and not shards
-            ):
-                log.info("Next: %s", remedy(config))
+            if result["verdict"]["leaks"] and not shards:
+                say_next(config, edited_by(target.path) if file else None)
     return result
 
 
@@ -197,11 +202,21 @@ def naming_smallest(attribute: Attribute) -> Iterator[None]:
         raise UserError(f'{error} (the smallest is "{attribute.classes[fewest]}")') from None
 
 
-def remedy(config: AttackConfig) -> str:
-    """The command that edits what leaks, for all that is kept of a user."""
+def say_next(config: AttackConfig, edited: tuple[str, str] | None) -> None:
+    """The command that edits what leaks, for all that is kept of a user, unless that was done.
+
+    Args:
+        config: the audit's.
+        edited: see `edited_by`.
+    """
     method, scope = REMEDY
+    if edited and edited[0] == method:
+        log.info("  %s was hidden by %s already; to do so again hides no more", *reversed(edited))
+        return
+    if (config.method, config.scope) == REMEDY:
+        return
     keys = asdict(config) | {"method": method, "scope": "embedding" if config.labels else scope}
-    return command_for("main.py", ExperimentConfig, keys)
+    log.info("Next: %s", command_for("main.py", ExperimentConfig, keys))
 
 
 def save_audit(path: Path, result: dict[str, Any]) -> Path:

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,11 @@ import attack
 import main
 from data.tables.files import load_table, load_tables, save_table, with_people
 from data.tables.formats import FORMATS
+from data.tables.manifest import edited_by
 from data.tables.user_table import UserTable
+from utils.config import AttackConfig
 from utils.errors import UserError
+from utils.runs.logs import console
 
 # written by the libraries that formats/write.py names
 FILES = Path(__file__).parent / "formats"
@@ -218,6 +222,9 @@ def test_the_commands_join_by_id_and_hand_over_with_a_manifest(workspace, capsys
     assert f"Next: python attack.py user_embedding={edited.relative_to(workspace)}" in shown
     assert list(load_table(edited).ids) == ids
     assert main.main([*run, "output=out.csv"]) == 0  # the run is found, and handed over
+    assert "Next: python attack.py user_embedding=out.csv labels=l" in capsys.readouterr().out
+    assert edited_by(edited) == edited_by(Path("out.csv")) == ("leace", "gender")
+    assert edited_by(Path("mine.parquet")) is None
     out = load_table(Path("out.csv"))
     assert list(out.ids) == ids
     np.testing.assert_array_equal(out.vectors.astype(np.float32), load_table(edited).vectors)
@@ -236,6 +243,22 @@ def test_the_commands_join_by_id_and_hand_over_with_a_manifest(workspace, capsys
     assert found[0] > 0.85
     assert found[1] == found[2] < 0.7
     assert vectors.shape == load_table(edited).vectors.shape
+    Path("out.csv").write_text(Path("out.csv").read_text() + "\n")  # no longer what was made
+    assert edited_by(Path("out.csv")) is None
+
+
+def test_after_an_audit_nobody_is_told_to_do_again_what_was_done(workspace, capsys):
+    planted(workspace)
+    keys = ["user_embedding=mine.parquet", "labels=labels.csv"]
+    assert main.main([*keys, "method=calibrated", "calibrated_rounds=0", "output=out.csv"]) == 0
+    shown = capsys.readouterr().out
+    assert "attack=audit" in shown.splitlines()[-1]
+    edited = AttackConfig(user_embedding="out.csv", labels="labels.csv")
+    with console():
+        attack.say_next(edited, edited_by(Path("out.csv")))
+        assert "gender was hidden by calibrated already" in capsys.readouterr().out
+        attack.say_next(replace(edited, user_embedding="mine.parquet"), None)
+        assert "Next: python main.py method=calibrated" in capsys.readouterr().out
 
 
 def test_users_without_a_label_and_the_pad_are_left_alone(workspace, capsys):

@@ -295,7 +295,7 @@ def describe_audit(result: Mapping[str, Any]) -> None:
 def _next_steps(config: dict[str, Any], folder: Path, kind: type[RunConfig]) -> list[str]:
     """Commands that make sense after this run, naming what differs from the defaults."""
     if config["user_embedding"]:
-        edited = edited_path(folder, Path(config["user_embedding"]))  # it has the ids
+        edited = config.get("output") or edited_path(folder, Path(config["user_embedding"]))
         config = {key: config[key] for key in ("labels", "attribute", "table")}
         config["user_embedding"] = str(edited)
     steps = [command_for("attack.py", AttackConfig, config)]

@@ -13,8 +13,8 @@ from data.tables.formats import format_of
 from data.tables.run_files import load_embedding
 from data.tables.user_table import UserTable
 from utils.config import RunConfig
-from utils.runs.files import file_checksum, write_json
-from utils.runs.folder import RunFolder, check_outputs
+from utils.runs.files import file_checksum, read_json_object, write_json
+from utils.runs.folder import EDITED, WEIGHTS, RunFolder, check_outputs
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +75,22 @@ def manifest(
         },
         "environment": summary["environment"],
     }
+
+
+def edited_by(path: Path) -> tuple[str, str] | None:
+    """The method that has edited a file's embedding, and the attribute that it was to hide, as the
+    manifest beside it says, or the run in whose folder it is; None where neither does. A manifest
+    of what was there before counts for nothing.
+    """
+    beside, run = manifest_path(path), path.parent.parent / "summary.json"
+    if beside.is_file() and path.is_file():
+        said = read_json_object(beside) or {}
+        if said.get("version") == VERSION and said["output"]["sha256"] == file_checksum(path):
+            return said["edited"]["method"], said["labels"]["attribute"]
+    if run.is_file() and path.parent.name in (WEIGHTS, EDITED):
+        config = (read_json_object(run) or {}).get("config", {})
+        return config.get("method", "original"), config.get("attribute", "")
+    return None
 
 
 def hand_over(

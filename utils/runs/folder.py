@@ -43,6 +43,9 @@ from utils.runs.locks import locked
 
 log = logging.getLogger(__name__)
 
+WEIGHTS, EDITED = "weights", "edited"
+"""Folders of a run's folder."""
+
 
 def run_path(config: RunConfig | AttackConfig, groups: Groups) -> Path:
     """Where a run lives.
@@ -74,13 +77,13 @@ def run_path(config: RunConfig | AttackConfig, groups: Groups) -> Path:
 
 def embedding_path(folder: Path) -> Path:
     """Where a run folder has its user embedding."""
-    return folder / "weights" / "user_embedding.npy"
+    return folder / WEIGHTS / "user_embedding.npy"
 
 
 def edited_path(folder: Path, source: Path) -> Path:
     """Where a run folder has somebody else's embedding, edited, in the format of its file."""
     own = embedding_path(folder)
-    return own if source.suffix.lower() == own.suffix else folder / "edited" / source.name
+    return own if source.suffix.lower() == own.suffix else folder / EDITED / source.name
 
 
 def default(config: RunConfig | AttackConfig, key: str) -> Any:
@@ -96,12 +99,12 @@ def first_default(config: RunConfig | AttackConfig, key: str) -> Any:
 
 def places_path(folder: Path) -> Path:
     """Where a run folder has the users' vectors of every place; not in the oldest."""
-    return folder / "weights" / "user_vectors.npz"
+    return folder / WEIGHTS / "user_vectors.npz"
 
 
 def lists_path(folder: Path) -> Path:
     """Where a run folder has the users' recommended items; not in the older ones."""
-    return folder / "weights" / "user_lists.npy"
+    return folder / WEIGHTS / "user_lists.npy"
 
 
 def users_path(folder: Path) -> Path:
@@ -112,7 +115,7 @@ def users_path(folder: Path) -> Path:
 def weights_files(folder: Path) -> list[Path]:
     """A run folder's weights, whatever their name."""
     ours = {path(folder).name for path in (embedding_path, places_path, lists_path)}
-    found = (folder / "weights").glob("[!.]*")
+    found = (folder / WEIGHTS).glob("[!.]*")
     return sorted(path for path in found if path.name not in ours)
 
 
@@ -203,7 +206,7 @@ class RunFolder:
 
     @property
     def eraser_path(self) -> Path:
-        return self.path / "weights" / "eraser.safetensors"
+        return self.path / WEIGHTS / "eraser.safetensors"
 
     @property
     def places_path(self) -> Path:
@@ -211,7 +214,7 @@ class RunFolder:
 
     def weights_path(self, target_model: str) -> Path:
         """Where the recommender's weights are."""
-        return self.path / "weights" / target_model
+        return self.path / WEIGHTS / target_model
 
     def finished(
         self, original: Path | None = None, weights: bool = False

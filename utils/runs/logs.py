@@ -29,6 +29,7 @@ def console(level: int = logging.INFO) -> Iterator[None]:
     before = root.level
     root.addHandler(handler)
     root.setLevel(logging.DEBUG)
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it tells of every font
     logging.captureWarnings(True)
     try:
         yield

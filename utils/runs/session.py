@@ -114,7 +114,7 @@ def _begun(
         if summary := folder.found(start, weights=not asked):
             if asked:
                 log.info("%s is done already; here is what came out.", folder.path)
-                describe_run(summary, folder.path, type(config))
+                describe_run(summary | {"config": asdict(config)}, folder.path, type(config))
             if record:
                 add_run(record, config, groups, summary)
             this.summary = summary | {"config": asdict(config), "found": True}
