@@ -314,9 +314,11 @@ def unlearn(
 
     def keep(step: int, theta: Tensor, adam: torch.optim.Optimizer) -> None:
         passed = time.perf_counter() - start
-        left = (passed - warm) / (step - first - 1) * (optimizer.steps - step)
-        if step - first == REPORT_EVERY and left > LONG:
-            log.info("  about %d minutes; an interruption costs one at most", math.ceil(left / 60))
+        if step - first == REPORT_EVERY:
+            left = (passed - warm) / (REPORT_EVERY - 1) * (optimizer.steps - step)
+            if left > LONG:
+                minutes = math.ceil(left / 60)
+                log.info("  about %d minutes; an interruption costs one at most", minutes)
         progress.save(
             lambda: {
                 "step": step,
