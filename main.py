@@ -12,6 +12,7 @@ if __name__ == "__main__":  # before the imports that take their time
 
     start("main")
 
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -59,6 +60,8 @@ from utils.runs.session import session
 from utils.runtime import available_cores, resolve_device
 from utils.seeds import numpy_generator, torch_generator
 from utils.threads import Threads
+
+log = logging.getLogger(__name__)
 
 
 def run(config: RunConfig) -> dict[str, Any]:
@@ -353,6 +356,7 @@ def keep_eraser(config: RunConfig, eraser: Eraser, data: Data, folder: RunFolder
         users = int((data.labels >= 0).sum())
         about = About(config.method, config.attribute, users, fitted_on)
         save_eraser(folder.eraser_path, eraser, about)
+        log.info("  for users who come later: eraser=%s", folder.eraser_path)
 
 
 def fit(

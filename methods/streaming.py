@@ -318,6 +318,7 @@ def keep_eraser(config: RunConfig, users: Users, edit: Edit) -> None:
         about = About(config.method, config.attribute, known, moments)
         eraser = AffineEraser(widths, edit, {}, [])
         save_eraser(target / ERASER, eraser, about)
+        log.info("  for users who come later: eraser=%s", target / ERASER)
 
 
 def warn_of_nothing_left(edit: Edit) -> None:
