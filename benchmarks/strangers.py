@@ -116,6 +116,7 @@ EDITS: dict[str, tuple[str, dict[str, Any]]] = {
     "barycentre": ("barycentre", {}),
     "calibrated": ("calibrated", {}),
     "calibrated-scaled": ("calibrated", {"calibrated_views": "scaled"}),
+    "calibrated-signs": ("calibrated", {"calibrated_band": 1}),
 }
 """A row's method, and which keys it has other than a file's defaults."""
 

@@ -110,6 +110,7 @@ def test_p_values_are_uniform_over_many_audits(name):
     assert np.mean(found <= 0.05) <= 0.085  # 95 % of binomial(200, 0.05)
 
 
+@pytest.mark.thorough
 def test_the_null_depends_neither_on_the_processes_nor_on_unknown_users():
     embedding, labels = of(np.random.default_rng(0), n=80)
     labels[::7] = -1

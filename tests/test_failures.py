@@ -247,6 +247,7 @@ def test_a_second_run_in_the_same_folder_waits_or_ends(workspace, fork, capsys):
     assert (ORIGINAL / "summary.json").exists()
 
 
+@pytest.mark.thorough
 def test_ctrl_c_ends_the_waiting_for_a_lock(workspace, fork):
     ORIGINAL.parent.mkdir(parents=True)
     with holder(ORIGINAL) as first:

@@ -67,6 +67,7 @@ def test_intervals_cover_the_true_auc_of_500_simulated_audits(shift):
     assert 0.92 <= covered / 500 <= 0.98
 
 
+@pytest.mark.thorough
 def test_an_interval_of_several_classes_covers_too():
     rng = np.random.default_rng(1)
     means = np.array([[0.0, 0.0], [0.8, 0.0], [0.0, 0.5]])
@@ -159,6 +160,7 @@ def uniform(attackers):
     assert np.mean(leaks) < 0.05 + 3 * (0.05 * 0.95 / 100) ** 0.5
 
 
+@pytest.mark.thorough
 def test_the_p_value_of_the_worst_is_uniform_where_there_is_nothing_to_find(monkeypatch):
     monkeypatch.setattr(scores, "threadpool_limits", lambda _: nullcontext())
     uniform(admit(monkeypatch))

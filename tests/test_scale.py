@@ -208,6 +208,7 @@ def test_a_run_says_what_it_left(workspace, capsys):
     assert f"after: {100 * summary['losses']['left']:.1f} % left" in capsys.readouterr().out
 
 
+@pytest.mark.thorough
 def test_users_of_uneven_activity_need_a_median_width():
     """Norms follow activity, the class lies in the direction: b, a mean, follows the most active,
     and to the kernels all others are one point.

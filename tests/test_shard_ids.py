@@ -78,6 +78,7 @@ def spoil(labels):
     return ids[0]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("labels", ["npy", "parquet"])
 def test_it_is_refused_with_a_file_of_labels_a_shard(shop, capsys, ranks, labels):
     twice = spoil(labels)
