@@ -113,14 +113,7 @@ def run_attack(config: AttackConfig) -> dict[str, Any]:
                 "environment": environment(torch.device("cpu")),
                 "checksums": target.checksums(),
             }
-            method, hidden = (
-                edited_by(Path(file)) or ("original", "")
-                if file
-                else (
-                    config.method,
-                    config.attribute,
-                )
-            )
+            method, hidden = treated(config)
             parts = [hidden, *hidden.split(PLUS)]
             unlearned = method != "original" and config.inferred in parts
             result["remarks"] = attack_remarks(result, original_result(config), unlearned)
@@ -188,7 +181,7 @@ def run_audit(config: AttackConfig) -> dict[str, Any]:
             log.info("  the page: %s", page)
             shards = bool(file) and target.path.is_dir()  # which calibrated only streams unpolished
             if result["verdict"]["leaks"] and not shards:
-                say_next(config, edited_by(target.path) if file else None)
+                say_next(config)
     return result
 
 
@@ -202,16 +195,19 @@ def naming_smallest(attribute: Attribute) -> Iterator[None]:
         raise UserError(f'{error} (the smallest is "{attribute.classes[fewest]}")') from None
 
 
-def say_next(config: AttackConfig, edited: tuple[str, str] | None) -> None:
-    """The command that edits what leaks, for all that is kept of a user, unless that was done.
+def treated(config: AttackConfig) -> tuple[str, str]:
+    """The method that has made the vectors, and the attribute that it was to hide."""
+    if not config.user_embedding:
+        return config.method, config.attribute
+    return edited_by(Path(config.user_embedding)) or ("original", "")
 
-    Args:
-        config: the audit's.
-        edited: see `edited_by`.
-    """
+
+def say_next(config: AttackConfig) -> None:
+    """The command that edits what leaks, for all that is kept of a user, unless that was done."""
     method, scope = REMEDY
-    if edited and edited[0] == method:
-        log.info("  %s was hidden by %s already; to do so again hides no more", *reversed(edited))
+    done, hidden = treated(config)
+    if config.user_embedding and done == method:
+        log.info("  %s was hidden by %s already; to do so again hides no more", hidden, done)
         return
     if (config.method, config.scope) == REMEDY:
         return

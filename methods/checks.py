@@ -33,7 +33,7 @@ def check_run(config: RunConfig) -> None:
         check_stream(config)
         return
     path = config.user_embedding
-    if path and Path(path).is_dir():
+    if path and Path(path).is_dir() and not config.eraser:
         check_folder(config)
     device = resolve_device(config.device)
     if launched():
@@ -98,17 +98,17 @@ def check_folder(config: RunConfig) -> None:
             "in memory; name one file of it, or another method"
         )
     keys = ["stream=on"] + ["labels=FOLDER"] * (not config.labels)
-    keys += ["output=FOLDER"] * (not config.output) + _unpolished(config)
+    keys += ["output=FOLDER"] * (not config.output)
+    keys += ["calibrated_rounds=0"] * _polishes(config)
     raise UserError(
         f"user_embedding {path} is a folder; add {' '.join(keys)}, or name a file of it"
     )
 
 
-def _unpolished(config: RunConfig) -> list[str]:
-    """What calibrated has to be told where not all users are in memory."""
+def _polishes(config: RunConfig) -> bool:
+    """Whether this is calibrated with its polish, which has to have all users in memory."""
     options = METHODS[config.method].options_of(config)
-    polishes = isinstance(options, CalibratedOptions) and options.calibrated_rounds
-    return ["calibrated_rounds=0"] if polishes else []
+    return isinstance(options, CalibratedOptions) and options.calibrated_rounds > 0
 
 
 def check_stream(config: RunConfig) -> None:
@@ -128,10 +128,10 @@ def check_stream(config: RunConfig) -> None:
             f"stream=on needs method {', '.join(able)} or {last}; {config.method} has to have all "
             "users in memory"
         )
-    if keys := _unpolished(config):
+    if _polishes(config):
         raise UserError(
             "stream=on does calibrated without its polish, which has to have all users in memory; "
-            f"add {keys[0]}"
+            "add calibrated_rounds=0"
         )
     for name in ("eraser", "record", "scope", "labels_seen"):
         if getattr(config, name) != default(config, name):

@@ -91,7 +91,7 @@ def _in_turn(
     while True:
         cycle, turn = divmod(state["fits"], len(parts))
         if cycle and not turn:
-            told, unseen = above_null(side_by_side(edited), parts, rng)
+            told, unchecked = above_null(side_by_side(edited), parts, rng)
             if not told or cycle == CYCLES:
                 break
         one = names[turn]
@@ -106,7 +106,7 @@ def _in_turn(
     record = {
         "attributes": f"one after the other, {cycle} time{'s' * (cycle > 1)}",
         "above_null": told,
-        "unseen": unseen,
+        "unchecked": unchecked,
         "directions_left": directions(side_by_side(edited), before),
         "moved": share_moved(before, side_by_side(edited)),
         "seconds": time.perf_counter() - start,
@@ -127,16 +127,16 @@ def above_null(
     users; and those that have too few users of a class to look.
     """
     seed = int(rng.integers(2**31))
-    told, unseen = [], []
+    told, unchecked = [], []
     for name, own in parts.items():
         labels = own.cpu().numpy()
         try:
             users = participants(labels, CHECKED_USERS, seed)
         except UserError:
-            unseen.append(name)
+            unchecked.append(name)
             continue
         classes, split = labels[users], halves(labels[users], seed)
         found = attack_places({"": x[users]}, classes, CHECKED_BY, split, seed, quiet=True)
         if worst(found, classes, PERMUTATIONS, seed)[None].leaks:
             told.append(name)
-    return told, unseen
+    return told, unchecked

@@ -17,6 +17,7 @@ CRC-32 of its first and last ENDS bytes: copies can have the times of what they 
 """
 
 ENDS = 2**16
+"""Enough to tell labels apart, little enough for thousands of shards."""
 
 
 def stamps(config: RunConfig | AttackConfig, shards: Sequence[Path]) -> Stamps:

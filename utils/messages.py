@@ -150,9 +150,9 @@ def remarks(summary: dict[str, Any]) -> list[str]:
             "the edited vectors; hide it alone, or join small classes so that the combinations "
             "have 50 users each"
         )
-    if unseen := summary.get("unseen"):
+    if unchecked := summary.get("unchecked"):
         said.append(
-            f"whether {' and '.join(unseen)} is hidden was not looked at: a class has too few "
+            f"whether {' and '.join(unchecked)} is hidden was not looked at: a class has too few "
             "users; join small classes"
         )
     if left := summary.get("served_unedited"):

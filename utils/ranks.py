@@ -180,10 +180,16 @@ class Ranks:
         all_of[ends[self.rank] - len(array) : ends[self.rank]] = array
         return self.sum(all_of)
 
+    def _joined(self, said: bytes) -> bytes:
+        """What the ranks say, one behind the other. As numbers, since a sum is all that they tell
+        one another.
+        """
+        return self.gathered(np.frombuffer(said, np.uint8)).astype(np.uint8).tobytes()
+
     def union(self, names: Iterable[str]) -> list[str]:
-        """All ranks' names, sorted. As numbers, since a sum is all that they tell one another."""
+        """All ranks' names, sorted."""
         line = json.dumps(sorted(set(names))).encode() + b"\n"
-        told = self.gathered(np.frombuffer(line, np.uint8)).astype(np.uint8).tobytes()
+        told = self._joined(line)
         return sorted({name for one in told.splitlines() for name in json.loads(one)})
 
     def agree(self, work: Callable[[], T]) -> T:
@@ -228,8 +234,7 @@ class Ranks:
         if self.size == 1:
             return work()
         said = self.alone(lambda: json.dumps(work()).encode()) or b""
-        letters = self.gathered(np.frombuffer(said, np.uint8))
-        made: T = json.loads(letters.astype(np.uint8).tobytes())
+        made: T = json.loads(self._joined(said))
         return made
 
     def check_same(self, own: Mapping[str, Any], remedy: str) -> None:
@@ -300,16 +305,15 @@ class Ranks:
     def _fail(self, failure: Exception | None, failed: int) -> None:
         """End all: of several that have failed the first one counts."""
         self._end()
-        own = failure is not None and failed == self.rank
+        own = failure if failed == self.rank else None
         if own and self.size == 1:
-            assert failure is not None
-            raise failure
-        said = (in_one_line(failure) or "") if own and failure else ""
-        letters = self.gathered(np.frombuffer(said.encode(), np.uint8))
-        if not letters.size and own and failure:
-            raise failure
-        if letters.size and self.first:
-            raise UserError(f"rank {failed}: {letters.astype(np.uint8).tobytes().decode()}")
+            raise own
+        said = in_one_line(own) if own else None
+        line = self._joined((said or "").encode()).decode()
+        if own and not line:
+            raise own
+        if line and self.first:
+            raise UserError(f"rank {failed}: {line}")
         time.sleep(BEAT)  # torchrun takes who ends first for the cause
         raise SystemExit(2)
 

@@ -25,18 +25,19 @@ class _Console(logging.Handler):
 def console(level: int = logging.INFO) -> Iterator[None]:
     """Show messages of this level and above while the context lasts."""
     handler = _Console(level)
-    root = logging.getLogger()
-    before = root.level
+    root, fonts = logging.getLogger(), logging.getLogger("matplotlib")
+    before = root.level, fonts.level
     root.addHandler(handler)
     root.setLevel(logging.DEBUG)
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it tells of every font
+    fonts.setLevel(logging.WARNING)  # it tells of every one
     logging.captureWarnings(True)
     try:
         yield
     finally:
         logging.captureWarnings(False)
         root.removeHandler(handler)
-        root.setLevel(before)
+        root.setLevel(before[0])
+        fonts.setLevel(before[1])
 
 
 class _LogFile(logging.FileHandler):

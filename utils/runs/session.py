@@ -112,12 +112,13 @@ def _begun(
                 original.found()
         start = original.embedding_path if original else None
         if summary := folder.found(start, weights=not asked):
+            summary |= {"config": asdict(config)}
             if asked:
                 log.info("%s is done already; here is what came out.", folder.path)
-                describe_run(summary | {"config": asdict(config)}, folder.path, type(config))
+                describe_run(summary, folder.path, type(config))
             if record:
                 add_run(record, config, groups, summary)
-            this.summary = summary | {"config": asdict(config), "found": True}
+            this.summary = summary | {"found": True}
             yield
             return
         if asked and record and (summary := find_run(record, config, folder.key)):
