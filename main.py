@@ -124,9 +124,8 @@ def run_together(config: RunConfig, ranks: Ranks, asked: bool = True) -> dict[st
 
 def of_file(config: RunConfig) -> RunConfig:
     """The config of a run on somebody else's embedding, whose own units mean nothing."""
-    own = {"unlearn_scale": "relative", "calibrated_views": "both"}
-    asked = {key: vars(config)[key] or value for key, value in own.items()}
-    return replace(config, **asked)  # type: ignore[arg-type]
+    asked = vars(config)["unlearn_scale"] or "relative"
+    return replace(config, unlearn_scale=asked)  # type: ignore[call-arg]
 
 
 @dataclass(frozen=True)

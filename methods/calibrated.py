@@ -22,18 +22,19 @@ group {π = c} has:
 
 For Gaussian data moments and the rest are independent: after step 3, with rho = 0, the labels look
 drawn at random. With rho > 0 the difference of the means is as long as by chance, but leans towards
-the old one: who knows that knows its sign, and who looks at some directions more than at others
-finds it too long there, or too short. With `calibrated_band=1` it is as long as by chance in every
-principal direction of the pool, and only its signs lean. Beyond moments there is no theorem, only
-the polish, and the audit: `python attack.py method=calibrated attackers=strong null=99`.
+the old one, in its signs alone: it is as long as by chance in every principal direction of the
+pool. Who knows the old one knows its signs. With `calibrated_band=0` it is turned as a whole, and
+then too long where the pool is wide, and too short elsewhere. Beyond moments there is no theorem,
+only the polish, and the audit: `python attack.py method=calibrated attackers=strong null=99`.
 
 A table in which many users share a value (zeros of a non-negative factorisation) is edited in other
 coordinates (`methods.atoms`), without radii, and polished twice as long: every other round looks at
 the marginals and at two or three columns together, which is where trees look.
 
 Views of standardised or whitened vectors are blind to what a network on unscaled features reads in
-the widest columns. `calibrated_views="both"` polishes twice as long, and every other three rounds'
-kernel views are in the vectors' own units, where steps may move a class's mean. (Normal scores of a
+the widest columns. So the polish is twice as long as `calibrated_rounds`, and every other three
+rounds' kernel views are in the vectors' own units, where steps may move a class's mean; with
+`calibrated_views="scaled"` it is neither. (Normal scores of a
 table with shared values have equal units already; a table with directions that are nearly flat is
 edited in `methods.coordinates`.)
 """
@@ -102,18 +103,17 @@ class CalibratedOptions:
     calibrated_rho: Share = key(0.5, sweep=True)
     """calibrated: how far the classes' new means are turned from the drawn directions (0) towards
     the old differences (1), which moves the embedding least."""
-    calibrated_band: Natural = key(0, sweep=True)
+    calibrated_band: Natural = key(1, sweep=True, first=0)
     """calibrated: in how many directions at a time, from the widest to the flattest, a class's new
-    mean is turned and keeps the length that was drawn; 0 = in all. Turned in all it is longer
-    towards the old difference, and shorter elsewhere, than by chance: who reads one table of
-    several, or the widest directions first, sees that. 1 = it keeps its length in each, and takes
-    the old one's sign there if calibrated_rho is at least 0.5."""
+    mean is turned and keeps the length that was drawn. 1 = it keeps its length in each, and takes
+    the old one's sign there if calibrated_rho is at least 0.5. 0 = in all at once: then it is
+    longer towards the old difference, and shorter elsewhere, than by chance; who reads one table of
+    several, or the widest directions first, sees that."""
     calibrated_rounds: Natural = key(60, sweep=True)
-    """calibrated: rounds of its cross-fitted polish."""
-    calibrated_views: Views | None = key(None)
+    """calibrated: rounds of its cross-fitted polish; with both views, twice as many."""
+    calibrated_views: Views = key("both", sweep=True, first="scaled")
     """calibrated: whether its polish looks at "scaled" vectors alone, or at "both", these and the
-    vectors in their own units, as a network on unscaled features does. null = "both" for a table of
-    yours, "scaled" for a model of main.py."""
+    vectors in their own units, as a network on unscaled features does."""
 
     @property
     def turn(self) -> Turn:
@@ -226,7 +226,7 @@ def fit(
             options.turn,
             options.calibrated_rounds,
             rng,
-            options.calibrated_views or "scaled",
+            options.calibrated_views,
         )
     x[known] = done.table
     record = {"moved": done.moved, "seconds": done.seconds}

@@ -6,8 +6,6 @@ import torch
 from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits
 
-import main
-from methods import ExperimentConfig
 from methods.calibrated import (
     CalibratedOptions,
     as_random_partition,
@@ -282,32 +280,3 @@ def test_views_in_own_units_see_what_a_network_reads_in_the_widest_columns():
             table = calibrate(x, labels, Turn(0.5), 30, np.random.default_rng(1), views).table
         leakages[views] = worst(table, labels, ["mlp"]).leakage
     assert leakages["both"] < 0.05 < leakages["scaled"] < leakages[None], leakages
-
-
-def test_a_file_s_table_is_looked_at_in_both_units_and_a_model_s_in_scaled_ones(tmp_path):
-    rng = np.random.default_rng(0)
-    x, labels = rng.normal(size=(120, 3)), rng.integers(0, 2, 120)
-    np.save(tmp_path / "x.npy", x.astype(np.float32))
-    np.save(tmp_path / "z.npy", labels)
-    tables = {}
-    for views in (None, "scaled", "both"):
-        config = ExperimentConfig(
-            method="calibrated",
-            calibrated_views=views,
-            calibrated_rounds=6,
-            user_embedding=str(tmp_path / "x.npy"),
-            labels=str(tmp_path / "z.npy"),
-            output=str(tmp_path / f"{views}.npy"),
-            results_path=str(tmp_path),
-        )
-        main.run(config)
-        tables[views] = np.load(tmp_path / f"{views}.npy")
-    np.testing.assert_array_equal(tables[None], tables["both"])
-    assert (tables["scaled"] != tables["both"]).any()
-    places = {"table": torch.from_numpy(x)}
-    edited = {}
-    for views in (None, "scaled"):
-        options = CalibratedOptions(calibrated_rounds=6, calibrated_views=views)
-        truth, drawn = {"x": torch.from_numpy(labels)}, np.random.default_rng(0)
-        edited[views] = fit(places, truth, options, drawn, None, UNCHANGED).apply(places)["table"]
-    assert torch.equal(edited[None], edited["scaled"])

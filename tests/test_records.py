@@ -51,7 +51,8 @@ FIRST_DEFAULTS = {
     "unlearn_steps": 500, "unlearn_lr": 0.001, "unlearn_optimizer": "adam",
     "unlearn_tolerance": 0.0, "ranking_top": 20, "ranking_margin": 0.05,
     "unlearn_scale": None, "kernel_width": "mean", "pairs_users": 20_000, "adv_init": "xavier",
-    "d2d_divergence": "mmd", "u2u_divergence": "one-hot",
+    "d2d_divergence": "mmd", "u2u_divergence": "one-hot", "calibrated_band": 0,
+    "calibrated_views": "scaled",
 }  # fmt: skip
 
 
