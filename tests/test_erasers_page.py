@@ -89,12 +89,12 @@ def test_the_frontiers_stars_are_of_points_that_none_beats(tmp_path):
         rows(folder, "calibrated", seed, "served", known, "0.98", trained_on="original")
     rows(folder, "d2d", 0, "served", {"gmf": 0.4}, "0.98", "1e-06", trained_on="original")
     rows(folder, "calibrated", 2, "served", of(0.49), "0.98")  # a seed that the others haven't
-    *_, tables, frontier, _ = erasers_page(tmp_path)
+    *_, tables, _, frontier, _ = erasers_page(tmp_path)
 
     worst = next(part for part in tables.parts if isinstance(part, Grid))
     assert [(row[0], row[2]) for row in worst.rows] == [("Calibrated", "0.050")]  # of its own rows
     assert frontier.title == "Frontier: NMF on ML-100K, gender"
-    assert frontier.parts[1] == "Seeds 0, 1."
+    assert frontier.parts[0] == "Seeds 0, 1."
     grid = next(part for part in frontier.parts if isinstance(part, Grid))
     assert [[*row[:2], *row[3:7]] for row in grid.rows] == [
         ["★", "Calibrated", "", "-0.010 (-0.010 to -0.010)", "0 of 2", "0.200"],
@@ -106,17 +106,18 @@ def test_the_frontiers_stars_are_of_points_that_none_beats(tmp_path):
     assert grid.rows[0][8] == "98.0% (98.0% to 98.0%)"
 
 
-def test_where_a_mean_is_turned_has_a_section_of_its_own(tmp_path):
+def test_rows_of_calibrated_s_first_defaults_stay_apart_and_say_so(tmp_path):
     rows(tmp_path, "calibrated", 0, "served", {"gmf": 0.04})
-    for leakage, dial in ((0.12, {}), (0.08, {"calibrated_band": 1})):
-        rows(tmp_path / "signs", "calibrated", 0, "served", {"gmf": leakage}, "0.99", **dial)
+    earlier = {"calibrated_band": 0, "calibrated_views": "scaled"}
+    rows(tmp_path, "calibrated", 0, "served", {"gmf": 0.2}, **earlier)
     *_, section, _ = erasers_page(tmp_path)
-    assert section.title == "Signs: NMF on ML-100K, gender"
-    grid = next(part for part in section.parts if isinstance(part, Grid))
-    assert [row[3:5] for row in grid.rows] == [
-        ["`calibrated_band=1`", "-0.020 (-0.020 to -0.020)"],
-        ["", "0.020 (0.020 to 0.020)"],
+    worst, places = (part for part in section.parts if isinstance(part, Grid))
+    titles = ["Calibrated", "Calibrated, `calibrated_band=0 calibrated_views=scaled`"]
+    assert [row[:3] for row in worst.rows] == [
+        [titles[0], "served", "0.040"],
+        [titles[1], "served", "0.200"],
     ]
+    assert [row[0] for row in places.rows] == titles
 
 
 def test_a_dial_moves_no_row_of_the_tables(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pandas as pd
 
 from methods import METHODS, ExperimentConfig
 from utils.pages.parts import Grid, Section, Tone
-from utils.reproduction.frontier import SIGNS_SAID, frontier_sections
+from utils.reproduction.frontier import frontier_sections
 from utils.reproduction.results import block_title
 from utils.runs import records
 
@@ -25,7 +26,8 @@ INTRODUCTION = (
     "erasers_ml1m.json and erasers_audit_ml1m.json, on two CPU cores (AMD EPYC without AVX-512), "
     "but for LightGCN's Original, D2D-R (`embedding`), Retrain and Adv-InT on ML-1M, of an H200; "
     "this page by `python -m utils.reproduction`. The methods' settings are their defaults, but in "
-    "the last sections, the frontiers. All audits have the same halves (`attack_seed=0`), and "
+    "the last sections, the frontiers, and where Calibrated's are said: these were its defaults "
+    "when the rows were made. All audits have the same halves (`attack_seed=0`), and "
     "models of different seeds share their users: seeds are no independent samples of people.",
 )
 
@@ -64,14 +66,15 @@ LIMITS = (
     "much. Embeddings of other libraries: [strangers.md](strangers.md).",
 )
 SCOPES = ("embedding", "tables", "served")
+EARLIER = "calibrated_band=0 calibrated_views=scaled"
+"""A dial: calibrated's first defaults."""
 
 
 def erasers_page(folder: Path) -> list[Section]:
     """The page's sections, the first its title; none where there are no audits.
 
     Args:
-        folder: holds audits.csv and runs.csv; the frontier's are in frontier/, of where a mean is
-            turned in signs/.
+        folder: holds audits.csv and runs.csv; the frontier's are in frontier/.
     """
     audits = _frame(folder)
     if audits.empty:
@@ -80,9 +83,8 @@ def erasers_page(folder: Path) -> list[Section]:
     return [
         Section(title, list(INTRODUCTION)),
         Section("Methods", list(METHODS_SAID)),
-        *_blocks(audits[(audits["dial"] == "") & (audits["trained_on"] == "audited")]),
+        *_blocks(audits[audits["dial"].isin(["", EARLIER]) & (audits["trained_on"] == "audited")]),
         *frontier_sections(_frame(folder / "frontier")),
-        *frontier_sections(_frame(folder / "signs"), "Signs", SIGNS_SAID),
         Section("Limits", list(LIMITS)),
     ]
 
@@ -141,11 +143,11 @@ def _by_place(block: pd.DataFrame) -> Grid:
 
 def _methods(block: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
     """Title, scope and rows, in the registry's order; a method that edits nothing has no scope."""
-    for method in METHODS:
-        for scope in SCOPES:
-            group = block[(block["method"] == method) & (block["scope"] == scope)]
-            if len(group):
-                yield METHODS[method].title, scope if METHODS[method].fit else "–", group
+    for method, scope, dial in product(METHODS, SCOPES, ("", EARLIER)):
+        of = (block["method"] == method) & (block["scope"] == scope) & (block["dial"] == dial)
+        if of.any():
+            title = METHODS[method].title + (f", `{dial}`" if dial else "")
+            yield title, scope if METHODS[method].fit else "–", block[of]
 
 
 def _range(found: pd.Series) -> str:

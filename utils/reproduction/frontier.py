@@ -23,22 +23,19 @@ SAID = (
     "the model's own, and by attackers who were trained on the original's vectors "
     "(`audit_trained_on=original`), as of an earlier copy. A star: no other point hides more of "
     "what vectors and scores tell and keeps more of NDCG@10 at once. Means over so few seeds, of "
-    "the same users, make no exact order; no default was changed by them. Seconds: one thread "
-    "beside other work. ML-100K is of an Intel Xeon with AVX-512, whose originals are not those "
-    "above; on ML-1M, D2D-R, LEACE and the barycentre are rows of the tables above, from the same "
-    "originals; `calibrated_views` and audits by the original's attackers, in the file too, have "
-    "not been run there."
-)
-SIGNS_SAID = (
-    "Calibrated turns the drawn difference of the classes' means as a whole towards the old one, "
-    "which lies in few and wide directions: there the new one is longer than by chance, and "
-    "shorter in all others. NMF's users have two tables, and who reads the `mlp` one alone is then "
-    "wrong too often (AUC near 0.40). With `calibrated_band=1` the new difference is as long as by "
-    "chance in every principal direction, and takes the old one's sign there "
+    "the same users, make no exact order. Seconds: one thread beside other work.",
+    "Calibrated's first defaults were `calibrated_band=0 calibrated_views=scaled`: the drawn "
+    "difference of the classes' means, turned as a whole towards the old one, is longer than by "
+    "chance in few and wide directions, and shorter in all others. NMF's users have two tables, "
+    "and who reads the `mlp` one alone is then wrong too often. With `calibrated_band=1` it is as "
+    "long as by chance in every principal direction, and takes the old one's sign there "
     "([partition.py](../../methods/partition.py)). This was seen in ridges on an original of "
-    "another batch size and then looked for in these. Columns as of the frontiers; the rows: "
-    "signs/audits.csv beside this page, by `python -m benchmarks.frontier --config "
-    "configs/signs.json`, on one core of an AMD EPYC beside other work, from originals of its own."
+    "another batch size, and in whole audits of five seeds on ML-100K of another processor's "
+    "originals, by which the defaults were changed; the originals of ML-100K here are others.",
+    "ML-100K: AMD EPYC with AVX-512, whose originals are not those above. ML-1M, LightGCN: D2D-R, "
+    "LEACE and the barycentre are rows of the tables above, from the same originals, of an H200; "
+    "the points of Calibrated's new defaults, and audits by the original's attackers, have not "
+    "been run there. ML-1M, NMF: AMD EPYC, an original of its own.",
 )
 LISTS = "lists"
 
@@ -79,20 +76,18 @@ class Point(NamedTuple):
         return all(own <= its for own, its in pairs) and any(own < its for own, its in pairs)
 
 
-def frontier_sections(
-    audits: pd.DataFrame, name: str = "Frontier", said: str = SAID
-) -> Iterator[Section]:
-    """A section a dataset, model and attribute.
+def frontier_sections(audits: pd.DataFrame) -> Iterator[Section]:
+    """What is common to all, and a section a dataset, model and attribute; none without audits.
 
     Args:
         audits: a row a place, with columns dial, scope and seconds beside the record's.
-        name: begins its title.
-        said: its first paragraph.
     """
+    if not audits.empty:
+        yield Section("Frontiers", list(SAID))
     for (dataset, model, attribute), block in audits.groupby(["dataset", "model", "attribute"]):
         seeds, points = points_of(block)
-        title = f"{name}: {block_title(dataset, model)}, {attribute}"
-        yield Section(title, [said, f"Seeds {', '.join(seeds)}.", _grid(points)])
+        title = f"Frontier: {block_title(dataset, model)}, {attribute}"
+        yield Section(title, [f"Seeds {', '.join(seeds)}.", _grid(points)])
 
 
 def points_of(block: pd.DataFrame) -> tuple[list[str], list[Point]]:
