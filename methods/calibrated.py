@@ -41,18 +41,15 @@ edited in `methods.coordinates`.)
 
 import time
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import pydantic
 from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
 from methods.atoms import (
     Atoms,
     atoms_of,
     by_rank,
-    collapsed,
     normal_scores,
     uncrowded,
     with_sums,
@@ -73,27 +70,11 @@ from methods.partition import (
     tyler_shape,
 )
 from methods.passes import Once, Streamed, Users
+from methods.polish import FOLDS, TIMES, Views, polish
 from utils.errors import UserError
 from utils.runs.checkpoint import FORGETFUL, Progress
 from utils.schema import CHECKED, Natural, Share, key
 from utils.threads import Threads
-
-FOLDS = 5
-FEATURES = 400
-"""Random Fourier features of a view."""
-WIDTHS = (0.5, 1.0, 2.0, 4.0)
-"""Squared kernel widths, in numbers of dimensions of standardised features."""
-FEW_COLUMNS = 3
-"""Standardised features, at most, that one of a view's few-column features looks at."""
-FREQUENCIES = (0.7, 1.5, 3.0)
-"""Of these, in turn."""
-RIDGE = {"linear": 10.0, "kernel": 1.0}
-STEP = 0.7
-CHUNK = 65_536
-"""Users whose features are held at once."""
-
-
-Views = Literal["scaled", "both"]
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=CHECKED)
@@ -176,8 +157,8 @@ def calibrate(
             coordinates = even(own) if uneven(own) else None
             y = (own - own.mean(0)) @ coordinates.to if coordinates else own
             radius = tyler_radius(y - y.mean(0), rng)
-            times = 2 if views == "both" else 1
-            z, history = _calibrated(y, radius, labels, turn, times * rounds, rng, views, [])
+            many = TIMES[views] * rounds
+            z, history = _calibrated(y, radius, labels, turn, many, rng, views, [])
             edited[:, varies] = own + (z - y) @ coordinates.back if coordinates else z
     return Calibrated(edited, share_moved(x, edited), history, time.perf_counter() - start)
 
@@ -195,8 +176,14 @@ def _calibrated(
     """Steps 2 to 4 for users of these radii."""
     centre = x.mean(0)
     v, radius = as_random_partition((x - centre) / radius[:, None], radius, labels, turn, rng)
-    v, history = _polish(v, radius, labels, rounds, rng, views, atoms)
-    return centre + v * radius[:, None], history
+    near = v.astype(np.float32)
+    p, n = np.bincount(labels) / len(labels), len(labels)
+    done = polish(
+        near, radius.astype(np.float32), labels, p, lambda _: rng.permutation(n) % FOLDS,
+        rounds, rng, views, atoms,
+    )  # fmt: skip
+    history = [{"step": number, "gap": gap} for number, (_, gap) in enumerate(done, start=1)]
+    return centre + near.astype(np.float64) * radius[:, None], history
 
 
 def fit(
@@ -269,146 +256,6 @@ def as_random_partition(
     there = pool.maps(v, labels)
     drawn = [(own.mean(0), covariance(own)) for own in (there[groups == c] for c in range(len(p)))]
     return to_groups(p, shrink, covariances, pool, drawn, turn)(v, labels), new_radius
-
-
-@dataclass(frozen=True)
-class _View:
-    """Features of users: linear, Fᵀz + b, or random Fourier, sqrt(2/D) cos(Fᵀz + b); `shifts`:
-    whether a step along their scores may move a class's mean.
-    """
-
-    kernel: bool
-    weights: np.ndarray
-    offset: np.ndarray
-    shifts: bool
-
-    def features(self, z: np.ndarray) -> np.ndarray:
-        phase = z @ self.weights.T + self.offset
-        return self._norm * np.cos(phase) if self.kernel else phase
-
-    def gradient(self, z: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
-        """Of features(z) · coefficients in z, a row a user."""
-        if not self.kernel:
-            return coefficients @ self.weights
-        phase = z @ self.weights.T + self.offset
-        return (-self._norm * np.sin(phase) * coefficients) @ self.weights
-
-    @property
-    def _norm(self) -> np.float32:
-        return np.float32(np.sqrt(2 / len(self.weights)))
-
-
-def _view(number: int, z: np.ndarray, white: np.ndarray, rng: np.random.Generator) -> _View:
-    """Linear and kernel views in turn; z are the users that it is scaled by."""
-    spread = z.std(0)
-    standard = np.diag(1 / np.maximum(spread, FLOOR * max(spread.max(), FLOOR)))
-    scale = white if number % 3 == 1 else standard
-    if number % 3 == 0:
-        weights = scale.T.astype(np.float32)
-        return _View(False, weights, -(z.mean(0) @ scale).astype(np.float32), True)
-    return _fourier(scale, False, rng)
-
-
-def _fourier(scale: np.ndarray, shifts: bool, rng: np.random.Generator) -> _View:
-    """Random Fourier features of all columns, scaled by (d, d)."""
-    d = len(scale)
-    widths = np.resize(np.array(WIDTHS) * d, FEATURES)
-    frequencies = rng.normal(size=(FEATURES, d)) * np.sqrt(2 / widths)[:, None]
-    offset = rng.uniform(0, 2 * np.pi, FEATURES).astype(np.float32)
-    return _View(True, (frequencies @ scale).astype(np.float32), offset, shifts)
-
-
-def _own_units(z: np.ndarray, rng: np.random.Generator) -> _View:
-    """Random Fourier features of all columns on one scale."""
-    spread = max(float(np.sqrt(z.var(0).mean())), FLOOR)
-    return _fourier(np.eye(z.shape[1]) / spread, True, rng)
-
-
-def _few_columns(number: int, z: np.ndarray, rng: np.random.Generator) -> _View:
-    """Random Fourier features of a few columns each."""
-    d = z.shape[1]
-    spread = z.std(0)
-    chosen = rng.random((FEATURES, d)).argsort(1) < rng.integers(1, FEW_COLUMNS + 1, (FEATURES, 1))
-    frequencies = rng.normal(size=(FEATURES, d)) * chosen * FREQUENCIES[number % len(FREQUENCIES)]
-    weights = frequencies / np.maximum(spread, FLOOR * max(spread.max(), FLOOR))
-    offset = rng.uniform(0, 2 * np.pi, FEATURES).astype(np.float32)
-    return _View(True, weights.astype(np.float32), offset, True)
-
-
-def _polish(
-    v: np.ndarray,
-    radius: np.ndarray,
-    labels: np.ndarray,
-    rounds: int,
-    rng: np.random.Generator,
-    views: Views,
-    atoms: list[Atoms],
-) -> tuple[np.ndarray, list[dict[str, float]]]:
-    """Step 4, in float32: views of v and of radius · v in turn; with atoms, views of v as it is
-    seen, and of few columns between.
-    """
-    n = len(v)
-    count = np.bincount(labels)
-    v, radius = v.astype(np.float32), radius.astype(np.float32)
-    flat = FLOOR / max(float(v.var()), float(np.finfo(np.float32).tiny))  # of slopes, in v's units
-    weight = (n / (len(count) * count[labels])).astype(np.float32)
-    targets = np.eye(len(count), dtype=np.float32)[labels]
-    targets -= targets.mean(0)
-    white = power(covariance(v[rng.choice(n, min(n, MOST), False)].astype(np.float64)), -0.5)
-    history = []
-    for number in tqdm(range(rounds), desc="polishing", unit="round", leave=False):
-        scaled = number % 3 == 2 or number % 6 == 3
-        scale = radius if scaled else np.ones_like(radius)
-        fit_on = rng.choice(n, min(n, MOST), False)
-        known = v[fit_on] * scale[fit_on, None]
-        between = [one.bounds(known) for one in atoms]
-        known = collapsed(known, atoms, between)
-        if atoms and number % 2:
-            view = _few_columns(number, known, rng)
-        elif views == "both" and number % 3 and number // 3 % 2:
-            view = _own_units(known, rng)
-        else:
-            view = _view(number // 2 if atoms else number, known, white, rng)
-        fold = rng.permutation(n) % FOLDS
-        ridges = _ridges(view, known, targets[fit_on], weight[fit_on], fold[fit_on])
-        own = np.empty_like(v)
-        total = np.zeros((len(count), len(count)))
-        for k, ridge in enumerate(ridges):
-            users = np.flatnonzero(fold == k)
-            for some in np.array_split(users, max(1, len(users) // CHUNK)):
-                z = collapsed(v[some] * scale[some, None], atoms, between)
-                scores = view.features(z) @ ridge
-                np.add.at(total, labels[some], scores)
-                own[some] = view.gradient(z, ridge.T[labels[some]]) * scale[some, None]
-        mean = total / count[:, None]
-        excess = np.diag(mean) - (count / n) @ mean
-        for c in range(len(count)):
-            users = np.flatnonzero(labels == c)
-            gradient = own[users]
-            step = gradient
-            if not view.shifts:
-                s = scale[users, None]
-                step = gradient - s * ((s * gradient).mean(0) / (s**2).mean())
-            slope = max(float((gradient * step).sum(1).mean()), flat)
-            v[users] -= np.float32(STEP * excess[c] / slope) * step
-        history.append({"step": number + 1, "gap": float(np.abs(excess).max())})
-    return v.astype(np.float64), history
-
-
-def _ridges(
-    view: _View, z: np.ndarray, targets: np.ndarray, weight: np.ndarray, fold: np.ndarray
-) -> list[np.ndarray]:
-    """For each fold the coefficients (features, C) that were fitted without it."""
-    features = view.features(z)
-    weighted = features * weight[:, None]
-    grams = [weighted[fold == k].T @ features[fold == k] for k in range(FOLDS)]
-    sides = [weighted[fold == k].T @ targets[fold == k] for k in range(FOLDS)]
-    penalty = RIDGE["kernel" if view.kernel else "linear"] * np.eye(features.shape[1])
-    gram, side = sum(grams), sum(sides)
-    return [
-        np.linalg.solve(gram - one + penalty, side - other).astype(np.float32)
-        for one, other in zip(grams, sides, strict=True)
-    ]
 
 
 def _learn(users: Users, options: CalibratedOptions, seed: int, once: Once) -> ToGroups:

@@ -1,0 +1,234 @@
+"""calibrated's polish: what tells a class and generalises is found out of fold, and taken away.
+
+Rounds of: a ridge to the classes on features of one view, fitted on users of the other folds; each
+class is moved along its score's gradient until the out-of-fold class means agree. A gap that has
+turned negative turns the step round. What a round does to a user follows from the user's vector,
+class and fold alone, by what it has learnt (`Round`): so it can be done to users whom it has not
+seen, too (methods.calibrated_passes).
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from tqdm import tqdm
+
+from methods.atoms import Atoms, collapsed
+from methods.gaussian import FLOOR, covariance, power
+from methods.partition import MOST
+
+FOLDS = 5
+FEATURES = 400
+"""Random Fourier features of a view."""
+WIDTHS = (0.5, 1.0, 2.0, 4.0)
+"""Squared kernel widths, in numbers of dimensions of standardised features."""
+FEW_COLUMNS = 3
+"""Standardised features, at most, that one of a view's few-column features looks at."""
+FREQUENCIES = (0.7, 1.5, 3.0)
+"""Of these, in turn."""
+RIDGE = {"linear": 10.0, "kernel": 1.0}
+STEP = 0.7
+CHUNK = 65_536
+"""Users whose features are held at once."""
+
+Views = Literal["scaled", "both"]
+TIMES: dict[Views, int] = {"scaled": 1, "both": 2}
+"""How often a round of scaled views alone is done."""
+
+
+@dataclass(frozen=True)
+class View:
+    """Features of users: linear, Fᵀz + b, or random Fourier, sqrt(2/D) cos(Fᵀz + b).
+
+    Attributes:
+        kernel: whether they are Fourier's.
+        weights: (D, d) float32, F.
+        offset: (D,) float32, b.
+        shifts: whether a step along their scores may move a class's mean.
+    """
+
+    kernel: bool
+    weights: np.ndarray
+    offset: np.ndarray
+    shifts: bool
+
+    def features(self, z: np.ndarray) -> np.ndarray:
+        phase = z @ self.weights.T + self.offset
+        return self._norm * np.cos(phase) if self.kernel else phase
+
+    def gradient(self, z: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
+        """Of features(z) · coefficients in z, a row a user."""
+        if not self.kernel:
+            return coefficients @ self.weights
+        phase = z @ self.weights.T + self.offset
+        return (-self._norm * np.sin(phase) * coefficients) @ self.weights
+
+    @property
+    def _norm(self) -> np.float32:
+        return np.float32(np.sqrt(2 / len(self.weights)))
+
+
+@dataclass(frozen=True)
+class Round:
+    """What a round does to a user.
+
+    Attributes:
+        view: of v, or of radius · v.
+        scaled: whether of the latter.
+        ridges: (FOLDS, D, C) float32, coefficients that were fitted without a fold.
+        steps: (C,) float32, how far a class goes along its score's gradient.
+        drift: (C, d) float32, the gradient's mean, which is left out of it; 0 where the view
+            shifts.
+    """
+
+    view: View
+    scaled: bool
+    ridges: np.ndarray
+    steps: np.ndarray
+    drift: np.ndarray
+
+    def moved(
+        self, v: np.ndarray, radius: np.ndarray, labels: np.ndarray, fold: np.ndarray
+    ) -> np.ndarray:
+        """(n, d) float32 of any users; none may have shared values.
+
+        Args:
+            v: (n, d) float32.
+            radius: (n,) float32.
+            labels, fold: (n,) int64.
+        """
+        s = radius[:, None] if self.scaled else np.float32(1)
+        coefficients = self.ridges.transpose(0, 2, 1)[fold, labels]
+        gradient = self.view.gradient(v * s, coefficients) * s
+        return v - self.steps[labels, None] * (gradient - s * self.drift[labels])
+
+
+def polish(
+    v: np.ndarray,
+    radius: np.ndarray,
+    labels: np.ndarray,
+    p: np.ndarray,
+    folds: Callable[[int], np.ndarray],
+    rounds: int,
+    rng: np.random.Generator,
+    views: Views,
+    atoms: list[Atoms],
+) -> Iterator[tuple[Round, float]]:
+    """Rounds, each after it was done, and its gap: how far, at most, a class's mean score of itself
+    lies from that of all users, out of fold. Views are of v and of radius · v in turn; with atoms,
+    of v as it is seen, and of few columns between.
+
+    Args:
+        v: (n, d) float32; moved in place.
+        radius: (n,) float32.
+        labels: (n,) int64, classes 0 .. C-1, each with a user.
+        p: (C,), the classes' shares of all users, who may be others too.
+        folds: of a round's number, the users' folds (n,).
+        rounds: how many.
+        rng: draws the features, and whom they are fitted on.
+        views: see `methods.calibrated.CalibratedOptions`.
+        atoms: values that many users share.
+    """
+    n = len(v)
+    count = np.bincount(labels)
+    flat = FLOOR / max(float(v.var()), float(np.finfo(np.float32).tiny))  # of slopes, in v's units
+    weight = (n / (len(count) * count[labels])).astype(np.float32)
+    targets = np.eye(len(count), dtype=np.float32)[labels]
+    targets -= targets.mean(0)
+    white = power(covariance(v[rng.choice(n, min(n, MOST), False)].astype(np.float64)), -0.5)
+    for number in tqdm(range(rounds), desc="polishing", unit="round", leave=False):
+        scaled = number % 3 == 2 or number % 6 == 3
+        scale = radius if scaled else np.ones_like(radius)
+        fit_on = rng.choice(n, min(n, MOST), False)
+        known = v[fit_on] * scale[fit_on, None]
+        between = [one.bounds(known) for one in atoms]
+        known = collapsed(known, atoms, between)
+        if atoms and number % 2:
+            view = _few_columns(number, known, rng)
+        elif views == "both" and number % 3 and number // 3 % 2:
+            view = _own_units(known, rng)
+        else:
+            view = _view(number // 2 if atoms else number, known, white, rng)
+        fold = folds(number)
+        ridges = _ridges(view, known, targets[fit_on], weight[fit_on], fold[fit_on])
+        own = np.empty_like(v)
+        total = np.zeros((len(count), len(count)))
+        for k, ridge in enumerate(ridges):
+            users = np.flatnonzero(fold == k)
+            for some in np.array_split(users, max(1, len(users) // CHUNK)):
+                z = collapsed(v[some] * scale[some, None], atoms, between)
+                scores = view.features(z) @ ridge
+                np.add.at(total, labels[some], scores)
+                own[some] = view.gradient(z, ridge.T[labels[some]]) * scale[some, None]
+        mean = total / count[:, None]
+        excess = np.diag(mean) - p @ mean
+        steps = np.zeros(len(count), np.float32)
+        drift = np.zeros((len(count), v.shape[1]), np.float32)
+        for c in range(len(count)):
+            users = np.flatnonzero(labels == c)
+            gradient = step = own[users]
+            if not view.shifts:
+                s = scale[users, None]
+                drift[c] = (s * gradient).mean(0) / (s**2).mean()
+                step = gradient - s * drift[c]
+            slope = max(float((gradient * step).sum(1).mean()), flat)
+            steps[c] = STEP * excess[c] / slope
+            v[users] -= steps[c] * step
+        yield Round(view, scaled, ridges, steps, drift), float(np.abs(excess).max())
+
+
+def _view(number: int, z: np.ndarray, white: np.ndarray, rng: np.random.Generator) -> View:
+    """Linear and kernel views in turn; z are the users that it is scaled by."""
+    spread = z.std(0)
+    standard = np.diag(1 / np.maximum(spread, FLOOR * max(spread.max(), FLOOR)))
+    scale = white if number % 3 == 1 else standard
+    if number % 3 == 0:
+        weights = scale.T.astype(np.float32)
+        return View(False, weights, -(z.mean(0) @ scale).astype(np.float32), True)
+    return _fourier(scale, False, rng)
+
+
+def _fourier(scale: np.ndarray, shifts: bool, rng: np.random.Generator) -> View:
+    """Random Fourier features of all columns, scaled by (d, d)."""
+    d = len(scale)
+    widths = np.resize(np.array(WIDTHS) * d, FEATURES)
+    frequencies = rng.normal(size=(FEATURES, d)) * np.sqrt(2 / widths)[:, None]
+    offset = rng.uniform(0, 2 * np.pi, FEATURES).astype(np.float32)
+    return View(True, (frequencies @ scale).astype(np.float32), offset, shifts)
+
+
+def _own_units(z: np.ndarray, rng: np.random.Generator) -> View:
+    """Random Fourier features of all columns on one scale."""
+    spread = max(float(np.sqrt(z.var(0).mean())), FLOOR)
+    return _fourier(np.eye(z.shape[1]) / spread, True, rng)
+
+
+def _few_columns(number: int, z: np.ndarray, rng: np.random.Generator) -> View:
+    """Random Fourier features of a few columns each."""
+    d = z.shape[1]
+    spread = z.std(0)
+    chosen = rng.random((FEATURES, d)).argsort(1) < rng.integers(1, FEW_COLUMNS + 1, (FEATURES, 1))
+    frequencies = rng.normal(size=(FEATURES, d)) * chosen * FREQUENCIES[number % len(FREQUENCIES)]
+    weights = frequencies / np.maximum(spread, FLOOR * max(spread.max(), FLOOR))
+    offset = rng.uniform(0, 2 * np.pi, FEATURES).astype(np.float32)
+    return View(True, weights.astype(np.float32), offset, True)
+
+
+def _ridges(
+    view: View, z: np.ndarray, targets: np.ndarray, weight: np.ndarray, fold: np.ndarray
+) -> np.ndarray:
+    """(FOLDS, D, C) float32, for each fold the coefficients that were fitted without it."""
+    features = view.features(z)
+    weighted = features * weight[:, None]
+    grams = [weighted[fold == k].T @ features[fold == k] for k in range(FOLDS)]
+    sides = [weighted[fold == k].T @ targets[fold == k] for k in range(FOLDS)]
+    penalty = RIDGE["kernel" if view.kernel else "linear"] * np.eye(features.shape[1])
+    gram, side = sum(grams), sum(sides)
+    return np.array(
+        [
+            np.linalg.solve(gram - one + penalty, side - other)
+            for one, other in zip(grams, sides, strict=True)
+        ],
+        np.float32,
+    )
