@@ -259,8 +259,8 @@ def as_random_partition(
 
 
 def _learn(users: Users, options: CalibratedOptions, seed: int, once: Once) -> ToGroups:
-    """In passes, steps 1 to 3 alone: `methods.checks` wants calibrated_rounds to be 0."""
-    return learn(users, options.turn, seed, once)
+    views = options.calibrated_views
+    return learn(users, options.turn, TIMES[views] * options.calibrated_rounds, views, seed, once)
 
 
 METHOD = Method(

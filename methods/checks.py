@@ -8,7 +8,6 @@ import torch
 from data.tables.formats import format_of
 from data.tables.manifest import manifest_path
 from methods import METHODS
-from methods.calibrated import CalibratedOptions
 from methods.d2d import D2DOptions
 from methods.u2u import U2UOptions
 from methods.unlearning import Eq1Options
@@ -99,16 +98,9 @@ def check_folder(config: RunConfig) -> None:
         )
     keys = ["stream=on"] + ["labels=FOLDER"] * (not config.labels)
     keys += ["output=FOLDER"] * (not config.output)
-    keys += ["calibrated_rounds=0"] * _polishes(config)
     raise UserError(
         f"user_embedding {path} is a folder; add {' '.join(keys)}, or name a file of it"
     )
-
-
-def _polishes(config: RunConfig) -> bool:
-    """Whether this is calibrated with its polish, which has to have all users in memory."""
-    options = METHODS[config.method].options_of(config)
-    return isinstance(options, CalibratedOptions) and options.calibrated_rounds > 0
 
 
 def check_stream(config: RunConfig) -> None:
@@ -127,11 +119,6 @@ def check_stream(config: RunConfig) -> None:
         raise UserError(
             f"stream=on needs method {', '.join(able)} or {last}; {config.method} has to have all "
             "users in memory"
-        )
-    if _polishes(config):
-        raise UserError(
-            "stream=on does calibrated without its polish, which has to have all users in memory; "
-            "add calibrated_rounds=0"
         )
     for name in ("eraser", "record", "scope", "labels_seen"):
         if getattr(config, name) != default(config, name):

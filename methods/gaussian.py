@@ -105,12 +105,13 @@ class ClassMaps:
     means: np.ndarray
     maps: np.ndarray
 
-    def __call__(self, x: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    def __call__(self, x: np.ndarray, labels: np.ndarray, first: int = 0) -> np.ndarray:
         """(n, d) float64, edited.
 
         Args:
             x: (n, d) float64.
             labels: (n,) int64, -1 where unknown.
+            first: the first user's number, which makes no difference.
         """
         edited = x.copy()
         for c, (to, mean, own) in enumerate(zip(self.to, self.means, self.maps, strict=True)):

@@ -44,8 +44,10 @@ class Erasing:
     projection: np.ndarray
     covariance: np.ndarray
 
-    def __call__(self, x: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
-        """(n, d) float64 of x (n, d); nobody's label is asked for."""
+    def __call__(
+        self, x: np.ndarray, labels: np.ndarray | None = None, first: int = 0
+    ) -> np.ndarray:
+        """(n, d) float64 of x (n, d); nobody's label or number is asked for."""
         return x - (x - self.centre) @ self.projection.T
 
     @property

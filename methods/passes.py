@@ -19,8 +19,10 @@ from methods.gaussian import Moments, outer
 from methods.stamps import Stamps
 from utils.ranks import Ranks
 
-Edit = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""Any users' vectors (n, d) float64 and labels (n,) int64, -1 unknown -> vectors, edited."""
+Edit = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
+"""A block's vectors (n, d) float64, labels (n,) int64, -1 unknown, and its first user's number
+among those of all shards -> vectors, edited.
+"""
 
 Visit = Callable[[np.ndarray, np.ndarray, int], None]
 """A block's vectors (n, d) float64, classes (n,) int64, -1 unknown, and its first user's number
@@ -74,6 +76,10 @@ class Users:
     def dimensions(self) -> int:
         return int(self.shapes[:, 1].max())  # a shard of nobody may not say
 
+    def first(self, shard: int) -> int:
+        """The number of a shard's first user."""
+        return int(self.shapes[:shard, 0].sum())
+
     def blocks(self, shard: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Vectors (n, d) float64 and classes (n,) int64, 0 .. C-1 or -1, of one of this rank's
         shards.
@@ -100,7 +106,6 @@ class Users:
         Raises:
             UserError: a value that is not finite in float32.
         """
-        firsts = np.cumsum(self.shapes[:, 0]) - self.shapes[:, 0]
 
         def part() -> Iterator[int]:
             for shard, file in self.files.items():
@@ -109,7 +114,7 @@ class Users:
                 for x, classes in self.blocks(shard):
                     if check:
                         check_values(file.path, x, row)
-                    visit(x, classes, int(firsts[shard]) + row)
+                    visit(x, classes, self.first(shard) + row)
                     row += len(x)
                     yield len(x)
 

@@ -2,9 +2,9 @@
 
 What leace and barycentre know of the users is a sum over them, the classes' moments (C classes, d
 dimensions: C d² numbers). So a first pass over the shards adds these up, and a last one writes
-every shard edited; neither holds more than a block. calibrated needs three passes more
-(methods.calibrated_passes). Of N processes (`torchrun`) number r takes the shards r, r + N,
-r + 2 N, ..., and the sums go over all. In the output folder:
+every shard edited; neither holds more than a block. calibrated needs four passes more, and holds
+some users (methods.calibrated_passes). Of N processes (`torchrun`) number r takes the shards r,
+r + N, r + 2 N, ..., and the sums go over all. In the output folder:
 
     NAME                a shard a shard of the input, each written beside and renamed
     moments.npz         counts (C,), means (C, d), scatters (C, d, d), or what calibrated knows, and
@@ -64,7 +64,7 @@ log = logging.getLogger(__name__)
 
 MOMENTS, LOG = "moments.npz", "stream.log"
 
-VERSION = 2
+VERSION = 3
 """Of the manifest; another one's folder is not gone on with."""
 
 
@@ -88,12 +88,11 @@ def stream(config: RunConfig) -> dict[str, Any]:
         begun = ranks.told(lambda: claim(config, ranks, made_of, held))
         ranks.agree(lambda: check_shared(target))
         ranks.alone(lambda: announce(method.title, users, target))
-        if begun:
-            known = ranks.agree(lambda: learnt(target, how.kept))
-        else:
+        if not begun:
             once = keeper(target, made_of, ranks)
-            known = how.learn(users, method.options_of(config), config.seed, once)
-            ranks.alone(lambda: begin(target, made_of, known, users))
+            own = how.learn(users, method.options_of(config), config.seed, once)
+            ranks.alone(lambda: begin(target, made_of, own, users))
+        known = ranks.agree(lambda: learnt(target, how.kept))  # as the first rank has it
         edit = ranks.agree(lambda: how.edit(known))
         ranks.alone(lambda: keep_eraser(config, users, edit))
         ranks.alone(lambda: warn_of_nothing_left(edit))
@@ -349,7 +348,8 @@ def write(users: Users, edit: Edit, target: Path, ranks: Ranks) -> np.ndarray:
 
             def edit_block(x: np.ndarray, row: int, shard: int = shard) -> np.ndarray:
                 whole = x.astype(np.float64)
-                edited = edit(whole, users.classes(shard, row, row + len(x)))
+                classes = users.classes(shard, row, row + len(x))
+                edited = edit(whole, classes, users.first(shard) + row)
                 change = edited - whole
                 sums = [len(x), np.vdot(change, change), np.vdot(whole, whole)]
                 written[:] += np.array(sums)

@@ -101,7 +101,7 @@ MAIN = {
     "user_embedding=x.npy labels=l.csv method=d2d regularizer=ranking": "no model to train",
     "user_embedding=x.npy labels=l.csv method=d2d": "x.npy does not exist",
     "user_embedding=. labels=l.csv method=d2d": "method d2d has to have all users in memory; name",
-    "user_embedding=. method=calibrated": "on labels=FOLDER output=FOLDER calibrated_rounds=0",
+    "user_embedding=. method=calibrated": "on labels=FOLDER output=FOLDER",
     "user_embedding=. labels=. method=leace output=o": "a folder; add stream=on, or name a file",
     "stream=yes": 'must be one of "off", "on"',
     "labels=l.csv": "belongs to user_embedding=FILE, which is missing",

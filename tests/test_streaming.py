@@ -30,6 +30,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 SIZES = (700, 90, 333)
 METHODS = ("leace", "barycentre")
 CALIBRATED = ["method=calibrated", "calibrated_rounds=0"]
+POLISHED = ["method=calibrated", "calibrated_rounds=2"]
 STREAM = ["user_embedding=vectors/", "labels=labels/", "stream=on"]
 
 
@@ -163,7 +164,7 @@ def test_moments_of_parts_merge_to_those_of_all():
 @pytest.mark.thorough
 def test_two_processes_of_torchrun_give_what_one_does(shop):
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    keys = [*STREAM, *CALIBRATED]
+    keys = [*STREAM, *POLISHED]
     command = [*start, str(PROJECT / "main.py"), *keys, "output=two/"]
     one = subprocess.Popen(
         command,
@@ -177,14 +178,14 @@ def test_two_processes_of_torchrun_give_what_one_does(shop):
     assert said.count("by 2 processes") == said.count("were there") == 1
     assert main.main([*keys, "output=one/"]) == 0
     np.testing.assert_allclose(whole("two"), whole("one"), rtol=1e-5, atol=1e-6)
-    # what two have begun one goes on with, to the same bytes
-    last = Path("two/part-2.npy").read_bytes()
+    # what two have begun one goes on with: the same but for rounding, its blocks being others
+    last = np.load("two/part-2.npy")
     Path("two/part-2.npy").unlink()
     assert main.main([*keys, "output=two/"]) == 0
-    assert Path("two/part-2.npy").read_bytes() == last
+    np.testing.assert_allclose(np.load("two/part-2.npy"), last, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("method", [["method=barycentre"], CALIBRATED])
+@pytest.mark.parametrize("method", [["method=barycentre"], POLISHED])
 @pytest.mark.parametrize("size", [2, 4])
 def test_ranks_give_what_one_does(shop, ranks, method, size):
     assert [one.end()[0] for one in ranks(size, *STREAM, *method, "output=all/")] == [0] * size
@@ -213,7 +214,7 @@ def test_more_ranks_than_shards_and_each_counts(shop, ranks):
     np.testing.assert_allclose(whole("four"), whole("one"), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("method", [["method=barycentre"], CALIBRATED])
+@pytest.mark.parametrize("method", [["method=barycentre"], POLISHED])
 def test_what_is_there_is_not_written_again(shop, capsys, monkeypatch, method):
     keys = [*STREAM, *method, "output=out/"]
     assert main.main(keys) == 0
@@ -357,7 +358,6 @@ def test_keys_that_make_no_sense_together(shop, capsys, monkeypatch):
         (["stream=on", "method=leace"], "needs user_embedding=FOLDER"),
         ([*STREAM, "method=leace"], "output=FOLDER"),
         ([*STREAM, "method=d2d", "output=out"], "leace, barycentre or calibrated; d2d has"),
-        ([*STREAM, "method=calibrated", "output=out"], "add calibrated_rounds=0"),
         ([*STREAM, "method=leace", "output=out", "table=x"], 'has no table "x"'),
         ([*STREAM, "method=leace", "output=out", "record=r"], "record r does not go with"),
         ([*STREAM, "method=leace", "output=vectors"], "would be written over"),

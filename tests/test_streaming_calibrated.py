@@ -1,17 +1,20 @@
 """calibrated by passes: what a plain computation in memory gives, whoever shares the work."""
 
+import shutil
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 import main
 from methods import ExperimentConfig
 from methods.calibrated_passes import BINS, WIDTH, Histogram, drawn_groups, learn
 from methods.gaussian import barycentre, covariance, power, transport
 from methods.partition import Turn
+from methods.polish import polish
 from methods.streaming import look, write
 from tests.test_streaming import (
     CALIBRATED,
@@ -24,7 +27,7 @@ from tests.test_streaming import (
     write_shards,
 )
 from utils.ranks import Ranks
-from utils.seeds import uniform
+from utils.seeds import numpy_generator, uniform
 
 __all__ = ["shop"]
 
@@ -133,7 +136,7 @@ def by_threads(size, output):
     def work(rank):
         ranks = Threaded(rank, size, meet=meet, given=given)
         users = look(config, ranks)
-        write(users, learn(users, Turn(0.5), 0), Path(output), ranks)
+        write(users, of_seed(users), Path(output), ranks)
 
     started = [threading.Thread(target=work, args=(rank,)) for rank in range(size)]
     for one in started:
@@ -158,6 +161,75 @@ def test_neither_ranks_nor_shards_nor_blocks_make_a_difference(shop, monkeypatch
     np.testing.assert_allclose(by_threads(2, "other"), expected, **close)
 
 
+def of_seed(users, seed=0, **keys):
+    config = {"turn": Turn(0.5, 1), "rounds": 0, "views": "both", **keys}
+    return learn(users, seed=seed, **config)
+
+
+def test_the_polish_is_that_of_memory_by_the_numbers_folds(shop):
+    """Of all users, where they are no more than the sample."""
+    assert main.main([*STREAM, "method=calibrated", "calibrated_rounds=5", "output=out/"]) == 0
+    x, labels = np.load("vectors.npy").astype(np.float64), np.load("labels.npy")
+    known = labels >= 0
+    numbers, z = np.flatnonzero(known), labels[known]
+    before = of_seed(look(ExperimentConfig(user_embedding="vectors/", labels="labels/"), Ranks()))
+    v, radius = before.in_groups(x[known], z)
+    near, p = v.astype(np.float32), np.bincount(z) / len(z)
+
+    def by_number(number):
+        return (uniform(0, len(x), 0, "fold", number)[numbers] * 5).astype(int)
+
+    rng = numpy_generator(0, "polish")
+    done = polish(near, radius.astype(np.float32), z, p, by_number, 10, rng, "both", [])
+    assert len([*done]) == 10
+    expected = x.mean(0, where=known[:, None]) + near * radius[:, None]
+    np.testing.assert_allclose(whole("out")[known], expected, rtol=1e-4, atol=1e-4 * x.std())
+    assert np.abs(near - v).max() > 0.05 * v.std()
+
+
+def test_a_polish_that_some_users_were_asked_for_hides_what_others_tell(shop, monkeypatch):
+    """Planted: the sign of a product of three columns, which moments don't see."""
+    monkeypatch.setattr("methods.calibrated_passes.SAMPLE", 2500)
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 6000)
+    x = rng.normal(size=(6000, 3))
+    wrong = x.prod(1) * (2 * labels - 1) * rng.choice([1, 1, -1], 6000) < 0
+    x[wrong, 2] *= -1
+    for folder in ("vectors", "labels"):
+        shutil.rmtree(folder)
+        Path(f"{folder}.npy").unlink()
+    write_shards(x, labels, (3000, 3000))
+    users = look(ExperimentConfig(user_embedding="vectors/", labels="labels/"), Ranks())
+    others = uniform(0, 6000, 0, "polish") > 2500 / 6000
+    told = {}
+    for rounds in (0, 120):
+        edited = of_seed(users, rounds=rounds)(x, labels, 0)
+        product = (edited - edited.mean(0)).prod(1)
+        told[rounds] = roc_auc_score(labels[others], product[others])
+    assert told[0] > 0.65 and abs(told[120] - 0.5) < (told[0] - 0.5) / 3, told
+
+
+def test_small_classes_are_in_the_polish_s_sample(shop, monkeypatch):
+    """Of a class that the sample's share would leave out, as many as there are, or MOST / C."""
+    monkeypatch.setattr("methods.calibrated_passes.SAMPLE", 100)
+    monkeypatch.setattr("methods.calibrated_passes.MOST", 180)
+    asked = []
+    monkeypatch.setattr(
+        "methods.calibrated_passes.polish", lambda *given: asked.append(given) or iter(())
+    )
+    labels = np.load("labels.npy")
+    labels[labels == 2] = 1
+    labels[:55] = 2
+    for number, part in enumerate(np.split(labels, np.cumsum(SIZES)[:-1])):
+        np.save(f"labels/part-{number}.npy", part)
+    of_seed(look(ExperimentConfig(user_embedding="vectors/", labels="labels/"), Ranks()), rounds=1)
+    ((v, radius, drawn, p, *_),) = asked
+    assert len(v) == len(radius) == len(drawn)
+    counts = np.bincount(drawn)
+    assert counts[2] == 55 and 30 < counts[0] < 100 and 30 < counts[1] < 100
+    np.testing.assert_allclose(p, np.bincount(labels[labels >= 0]) / (labels >= 0).sum())
+
+
 def hotelling(x, labels):
     """T² of two classes."""
     sizes, apart = np.bincount(labels), x[labels == 1].mean(0) - x[labels == 0].mean(0)
@@ -176,7 +248,8 @@ def test_classes_differ_in_their_means_as_random_groups_do(workspace, plant):
     users = look(ExperimentConfig(user_embedding="vectors/", labels="labels/"), Ranks())
     found = []
     for seed in range(30):
-        found.append(hotelling(learn(users, Turn(0.0), seed)(x, labels), labels))
+        edited = of_seed(users, seed, turn=Turn(0.0))(x, labels, 0)
+        found.append(hotelling(edited, labels))
     assert plant == 0 or hotelling(x, labels) > 100
     assert np.mean(found) == pytest.approx(6, abs=4 * np.sqrt(2 * 6 / 30))
     assert min(found) < 3.5 and max(found) > 9
