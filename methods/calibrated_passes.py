@@ -39,7 +39,7 @@ from methods.partition import (
     tyler_shape,
 )
 from methods.passes import Arrays, Once, Users, forgetful, moments_near, of_all
-from methods.polish import FOLDS, Round, View, Views, polish
+from methods.polish import CHUNK, FOLDS, Round, View, Views, polish
 from utils.errors import UserError
 from utils.ranks import Ranks
 from utils.seeds import numpy_generator, uniform
@@ -53,9 +53,6 @@ WIDTH = -np.log(FLOOR) / 2 / BINS
 
 SAMPLE = 10 * MOST
 """Users whom the polish learns of, about; of a small class MOST / C at least."""
-
-PIECE = 2_048
-"""Users that a round is done to at once: their features stay in a core's cache."""
 
 LOWEST = -400.0
 """A log radius below that of any float64 but zero."""
@@ -196,8 +193,8 @@ class Rounds:
         with threadpool_limits(1):  # the same bytes, however many threads there are
             for number, one in enumerate(self):
                 fold = folds(numbers, int(self.seed), number)
-                for start in range(0, len(v), PIECE):
-                    at = slice(start, start + PIECE)
+                for start in range(0, len(v), CHUNK):
+                    at = slice(start, start + CHUNK)
                     polished[at] = one.moved(polished[at], radius[at], labels[at], fold[at])
         return polished.astype(np.float64) if len(self.features) else v
 

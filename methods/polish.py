@@ -29,8 +29,8 @@ FREQUENCIES = (0.7, 1.5, 3.0)
 """Of these, in turn."""
 RIDGE = {"linear": 10.0, "kernel": 1.0}
 STEP = 0.7
-CHUNK = 65_536
-"""Users whose features are held at once."""
+CHUNK = 2_048
+"""Users whose features are held at once: they stay in a core's cache."""
 
 Views = Literal["scaled", "both"]
 TIMES: dict[Views, int] = {"scaled": 1, "both": 2}
@@ -54,15 +54,33 @@ class View:
     shifts: bool
 
     def features(self, z: np.ndarray) -> np.ndarray:
-        phase = z @ self.weights.T + self.offset
-        return self._norm * np.cos(phase) if self.kernel else phase
+        return self._of(self._phase(z))
 
     def gradient(self, z: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
         """Of features(z) · coefficients in z, a row a user."""
-        if not self.kernel:
-            return coefficients @ self.weights
-        phase = z @ self.weights.T + self.offset
-        return (-self._norm * np.sin(phase) * coefficients) @ self.weights
+        return self._slope(self._phase(z) if self.kernel else z, coefficients)
+
+    def both(
+        self, z: np.ndarray, ridge: np.ndarray, labels: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The scores features(z) · ridge (n, C), and the gradient (n, d) of each user's own."""
+        phase = self._phase(z)
+        return self._of(phase) @ ridge, self._slope(phase, ridge.T[labels])
+
+    def _phase(self, z: np.ndarray) -> np.ndarray:
+        phase = z @ self.weights.T
+        phase += self.offset
+        return phase
+
+    def _of(self, phase: np.ndarray) -> np.ndarray:
+        return self._norm * np.cos(phase) if self.kernel else phase
+
+    def _slope(self, phase: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
+        if self.kernel:
+            sines = np.sin(phase)
+            sines *= -self._norm
+            coefficients = np.multiply(sines, coefficients, out=sines)
+        return coefficients @ self.weights
 
     @property
     def _norm(self) -> np.float32:
@@ -139,9 +157,8 @@ def polish(
     white = power(covariance(v[rng.choice(n, min(n, MOST), False)].astype(np.float64)), -0.5)
     for number in tqdm(range(rounds), desc="polishing", unit="round", leave=False):
         scaled = number % 3 == 2 or number % 6 == 3
-        scale = radius if scaled else np.ones_like(radius)
         fit_on = rng.choice(n, min(n, MOST), False)
-        known = v[fit_on] * scale[fit_on, None]
+        known = _seen(v, radius, fit_on, scaled)
         between = [one.bounds(known) for one in atoms]
         known = collapsed(known, atoms, between)
         if atoms and number % 2:
@@ -157,10 +174,10 @@ def polish(
         for k, ridge in enumerate(ridges):
             users = np.flatnonzero(fold == k)
             for some in np.array_split(users, max(1, len(users) // CHUNK)):
-                z = collapsed(v[some] * scale[some, None], atoms, between)
-                scores = view.features(z) @ ridge
+                z = collapsed(_seen(v, radius, some, scaled), atoms, between)
+                scores, gradient = view.both(z, ridge, labels[some])
                 np.add.at(total, labels[some], scores)
-                own[some] = view.gradient(z, ridge.T[labels[some]]) * scale[some, None]
+                own[some] = gradient * radius[some, None] if scaled else gradient
         mean = total / count[:, None]
         excess = np.diag(mean) - p @ mean
         steps = np.zeros(len(count), np.float32)
@@ -169,13 +186,19 @@ def polish(
             users = np.flatnonzero(labels == c)
             gradient = step = own[users]
             if not view.shifts:
-                s = scale[users, None]
-                drift[c] = (s * gradient).mean(0) / (s**2).mean()
+                s = radius[users, None] if scaled else np.ones((1, 1), np.float32)
+                weighted = s * gradient if scaled else gradient
+                drift[c] = weighted.mean(0) / (s**2).mean()
                 step = gradient - s * drift[c]
             slope = max(float((gradient * step).sum(1).mean()), flat)
             steps[c] = STEP * excess[c] / slope
             v[users] -= steps[c] * step
         yield Round(view, scaled, ridges, steps, drift), float(np.abs(excess).max())
+
+
+def _seen(v: np.ndarray, radius: np.ndarray, some: np.ndarray, scaled: bool) -> np.ndarray:
+    """(m, d), v of some users, or radius · v."""
+    return v[some] * radius[some, None] if scaled else v[some]
 
 
 def _view(number: int, z: np.ndarray, white: np.ndarray, rng: np.random.Generator) -> View:
