@@ -3,9 +3,10 @@
 Random shards of 64 dimensions, float32, are written to a temporary folder (a gigabyte of vectors,
 labels and what comes out takes 2.2), one size after the other; then main.py edits them in a process
 of its own, on one thread. Seconds are those that it says, from its first look at the shards to the
-last one written, without Python's start; memory is the most that it held, torch and all (with
---processes the first of them). Up to --in-memory users the same is done by NumPy with all users in
-memory, from the shards read to one file written. Ten million users take 5.3 GB:
+last one written, without Python's start; memory is the most that it held, torch and all (of
+several --processes the first one's). Up to --in-memory users the same is done by NumPy with all
+users in memory, from the shards read to one file written; up to --polished users calibrated is
+measured with its polish too. Ten million users take 5.3 GB:
 
     python -m benchmarks.streaming --page --users 10000 100000 1000000 10000000
 
@@ -25,6 +26,7 @@ import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -33,11 +35,11 @@ from matplotlib.figure import Figure
 from threadpoolctl import threadpool_limits
 
 from methods.barycentre import to_barycentre
-from methods.calibrated import calibrate
+from methods.calibrated import CalibratedOptions, calibrate
 from methods.calibrated_passes import BINS
 from methods.gaussian import Moments
 from methods.leace import least_squares
-from methods.partition import MOST, Turn
+from methods.partition import MOST
 from utils.figures import save
 from utils.messages import table
 from utils.runtime import (
@@ -51,13 +53,17 @@ from utils.runtime import (
 DIMENSIONS, CLASSES = 64, 2
 SHARD = 1_000_000
 """Users of the largest shard."""
+POLISHED = "calibrated, polished"
 METHODS: dict[str, list[str]] = {
-    "leace": [],
-    "barycentre": [],
-    "calibrated": ["calibrated_rounds=0"],
+    "leace": ["method=leace"],
+    "barycentre": ["method=barycentre"],
+    "calibrated": ["method=calibrated", "calibrated_rounds=0"],
+    POLISHED: ["method=calibrated"],
 }
-"""With the keys that they need."""
-HEADER = ["users", "method", "rows/s", "seconds", "peak MiB", "in memory, s", "MiB", "ratio"]
+"""With their keys."""
+HEADER = [
+    "users", "method", "processes", "rows/s", "seconds", "peak MiB", "in memory, s", "MiB", "ratio",
+]  # fmt: skip
 
 FILE = 2**30
 """Bytes that the disk is measured with."""
@@ -106,11 +112,11 @@ def measure(folder: Path, method: str, processes: int) -> tuple[float, float]:
     start = [sys.executable]
     if processes > 1:
         start += ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
-    keys = ["user_embedding=vectors/", "labels=labels/", f"method={method}", "stream=on"]
+    keys = ["user_embedding=vectors/", "labels=labels/", "stream=on", "output=edited/"]
     config = ROOT / "configs" / "exp_config.json"
     command = [*start, str(ROOT / "main.py"), "--config", str(config), *keys, *METHODS[method]]
     done = subprocess.run(
-        [*command, f"output={method}/"],
+        command,
         cwd=folder,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -121,7 +127,7 @@ def measure(folder: Path, method: str, processes: int) -> tuple[float, float]:
     found = re.search(r"written in ([\d.]+) s.*peak memory (\d+) MiB", done.stdout, re.DOTALL)
     if done.returncode or not found:
         raise SystemExit(done.stdout + done.stderr)
-    shutil.rmtree(folder / method)
+    shutil.rmtree(folder / "edited")
     return float(found[1]), float(found[2])
 
 
@@ -133,8 +139,11 @@ def in_memory(folder: Path, method: str) -> tuple[float, float]:
         vectors = _loaded(folder / "vectors")
         labels = _loaded(folder / "labels")
         known = labels >= 0
-        if method == "calibrated":
-            done = calibrate(vectors[known], labels[known], Turn(0.5), 0, np.random.default_rng(0))
+        if method in ("calibrated", POLISHED):
+            options = CalibratedOptions()
+            rounds, rng = options.calibrated_rounds * (method == POLISHED), np.random.default_rng(0)
+            own = vectors[known], labels[known]
+            done = calibrate(*own, options.turn, rounds, rng, options.calibrated_views)
             vectors[known] = done.table
         elif method == "barycentre":
             x = vectors.astype(np.float64)
@@ -277,29 +286,40 @@ def page(
         load: of the machine, before it began.
         here: what the machine can do.
     """
-    users = [f"{n}" for n in next(iter(seconds.values()))]
+    users = [f"{n}" for n in dict.fromkeys(n for found in seconds.values() for n in found)]
     machine = environment(torch.device("cpu"))
+    processes = sorted({int(row[HEADER.index("processes")]) for row in rows})
+    keys = f"--users {' '.join(users)} --processes {' '.join(map(str, processes))}"
     lines = [
         "# Streaming",
         "",
-        f"`python -m benchmarks.streaming --page --users {' '.join(users)}` on {available_cores()} "
-        f"cores ({machine['device_name']}) with a load of {load:.1f} before it began; one process "
-        f"of one thread, {DIMENSIONS} dimensions, float32, synthetic (Gaussian, the classes' means "
-        "apart). Memory is the most resident, torch included. In memory: NumPy, one thread, in the "
-        "same run; ratio: its seconds to those of the stream. calibrated is without its polish.",
+        f"`python -m benchmarks.streaming --page {keys}` on {available_cores()} cores "
+        f"({machine['device_name']}) with a load of {load:.1f} before it began; processes of one "
+        f"thread, {DIMENSIONS} dimensions, float32, synthetic (Gaussian, the classes' means "
+        "apart). Memory is the most resident of the first process, torch included. In memory: "
+        "NumPy, one thread, in the same run; ratio: its seconds to those of the stream by one process. "
+        "calibrated is without its polish, or `polished` as by default.",
         "",
         *markdown(HEADER, rows),
         "",
     ]
     for method, found in seconds.items():
-        large = {n: s for n, s in found.items() if n >= 10**5 and s}
+        large = {n: s for n, s in found.items() if s}
         if len(large) > 1:
             fitted = exponent(list(large), list(large.values()))
             lines.append(
                 f"- {method}: seconds grow with the users to the power of {fitted:.2f} (least "
                 f"squares of the logarithms, {min(large):,} to {max(large):,})"
             )
-    largest = {method: max(found.items()) for method, found in seconds.items()}
+    largest = {method: max(found.items()) for method, found in seconds.items() if found}
+    if POLISHED in largest:
+        n, took = largest[POLISHED]
+        hours = took / n * LARGE / MACHINES * WIDE / DIMENSIONS / 3600
+        lines.append(
+            f"- {POLISHED}: {took / n * 1e6:.0f} µs a user of {n:,}, learning from a sample "
+            f"included; at that rate {LARGE:.0e} x {WIDE} on {MACHINES} machines would take one "
+            f"process a machine {hours:.0f} h, by arithmetic, and N processes an N-th"
+        )
     drawn = "![Seconds against users](../figures/streaming.png)"
     return "\n".join([*lines, "", drawn, "", *arithmetic(largest, here)]) + "\n"
 
@@ -320,15 +340,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--users", type=int, nargs="+", default=[10**4, 10**5, 10**6])
     parser.add_argument(
-        "--methods", nargs="+", choices=METHODS, default=["barycentre", "calibrated"]
+        "--methods", nargs="+", choices=METHODS, default=["barycentre", "calibrated", POLISHED]
     )
-    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--processes", type=int, nargs="+", default=[1])
     parser.add_argument("--in-memory", type=int, default=10**6, help="the most users for NumPy")
-    parser.add_argument("--page", action="store_true", help="write the page, of one process")
+    parser.add_argument("--polished", type=int, default=10**6, help="the most for the polish")
+    parser.add_argument("--page", action="store_true", help="write the page")
     parser.add_argument("--out", type=Path, default=Path("exp_results"))
     arguments = parser.parse_args()
-    if arguments.page and arguments.processes > 1:
-        parser.error("--page is of one process")
+    if arguments.page and 1 not in arguments.processes:
+        parser.error("--page needs --processes 1 among others")
     load, rows = os.getloadavg()[0], []
     spawn = multiprocessing.get_context("spawn")
     seconds: dict[str, dict[int, float]] = {method: {} for method in arguments.methods}
@@ -336,15 +357,19 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             write_shards(folder, users)
-            for method in arguments.methods:
-                took, memory = measure(folder, method, arguments.processes)
-                seconds[method][users] = took
+            for method, processes in product(arguments.methods, arguments.processes):
+                if method == POLISHED and users > arguments.polished:
+                    continue
+                took, memory = measure(folder, method, processes)
                 speed = f"{users / took:,.0f}" if took else "-"
-                row = [f"{users:,}", method, speed, f"{took:.2f}", f"{memory:.0f}", "", "", ""]
-                if users <= arguments.in_memory:
-                    with ProcessPoolExecutor(1, spawn) as pool:
-                        whole, most = pool.submit(in_memory, folder, method).result()
-                    row[5:] = f"{whole:.2f}", f"{most:.0f}", f"{whole / took:.2f}" if took else "-"
+                row = [f"{users:,}", method, f"{processes}", speed, f"{took:.2f}", f"{memory:.0f}"]
+                row += [""] * 3
+                if processes == 1:
+                    seconds[method][users] = took
+                    if users <= arguments.in_memory:
+                        with ProcessPoolExecutor(1, spawn) as pool:
+                            whole, most = pool.submit(in_memory, folder, method).result()
+                        row[6:] = f"{whole:.2f}", f"{most:.0f}", f"{whole / (took or 1):.2f}"
                 rows.append(row)
                 print(" | ".join(row), flush=True)
     print(table(HEADER, rows))
