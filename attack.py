@@ -179,8 +179,7 @@ def run_audit(config: AttackConfig) -> dict[str, Any]:
                 add_audit(record, config, groups, result, run_key(folder) or "")
             describe_audit(result)
             log.info("  the page: %s", page)
-            shards = bool(file) and target.path.is_dir()  # which calibrated only streams unpolished
-            if result["verdict"]["leaks"] and not shards:
+            if result["verdict"]["leaks"]:
                 say_next(config)
     return result
 

@@ -36,8 +36,9 @@ from threadpoolctl import threadpool_limits
 
 from methods.barycentre import to_barycentre
 from methods.calibrated import CalibratedOptions, calibrate
-from methods.calibrated_passes import BINS
+from methods.calibrated_passes import SAMPLE
 from methods.gaussian import Moments
+from methods.histogram import BINS
 from methods.leace import least_squares
 from methods.partition import MOST
 from utils.figures import save
@@ -265,8 +266,9 @@ def arithmetic(measured: dict[str, tuple[int, float]], here: Constants) -> list[
         *markdown(header, [[name, *values] for name, values in lines.items()]),
         "",
         "The network carries sums alone, whatever the number of users; nearly all that calibrated "
-        f"sends are the {MOST:,} users whom Tyler's shape is fitted on. Beside them the ranks sum "
-        "some numbers every second, to know that all are there.",
+        f"sends are the {MOST:,} users whom Tyler's shape is fitted on (and, with the polish, its "
+        f"sample of {SAMPLE:,}). Beside them the ranks sum some numbers every second, to know that "
+        "all are there.",
     ]
 
 
@@ -297,7 +299,7 @@ def page(
         f"({machine['device_name']}) with a load of {load:.1f} before it began; processes of one "
         f"thread, {DIMENSIONS} dimensions, float32, synthetic (Gaussian, the classes' means "
         "apart). Memory is the most resident of the first process, torch included. In memory: "
-        "NumPy, one thread, in the same run; ratio: its seconds to those of the stream by one process. "
+        "NumPy, one thread, in the same run; ratio: its seconds to those of one process's stream. "
         "calibrated is without its polish, or `polished` as by default.",
         "",
         *markdown(HEADER, rows),
@@ -316,9 +318,9 @@ def page(
         n, took = largest[POLISHED]
         hours = took / n * LARGE / MACHINES * WIDE / DIMENSIONS / 3600
         lines.append(
-            f"- {POLISHED}: {took / n * 1e6:.0f} µs a user of {n:,}, learning from a sample "
-            f"included; at that rate {LARGE:.0e} x {WIDE} on {MACHINES} machines would take one "
-            f"process a machine {hours:.0f} h, by arithmetic, and N processes an N-th"
+            f"- {POLISHED}: {took / n * 1e6:.0f} µs a user of {n:,}, what the first process alone "
+            f"learns of the sample included; at that rate {LARGE:.0e} x {WIDE} on {MACHINES} "
+            f"machines would take one process a machine {hours:.0f} h, by arithmetic"
         )
     drawn = "![Seconds against users](../figures/streaming.png)"
     return "\n".join([*lines, "", drawn, "", *arithmetic(largest, here)]) + "\n"
@@ -369,7 +371,11 @@ def main() -> None:
                     if users <= arguments.in_memory:
                         with ProcessPoolExecutor(1, spawn) as pool:
                             whole, most = pool.submit(in_memory, folder, method).result()
-                        row[6:] = f"{whole:.2f}", f"{most:.0f}", f"{whole / (took or 1):.2f}"
+                        row[6:] = (
+                            f"{whole:.2f}",
+                            f"{most:.0f}",
+                            f"{whole / took:.2f}" if took else "-",
+                        )
                 rows.append(row)
                 print(" | ".join(row), flush=True)
     print(table(HEADER, rows))

@@ -32,11 +32,10 @@ coordinates (`methods.atoms`), without radii, and polished twice as long: every 
 the marginals and at two or three columns together, which is where trees look.
 
 Views of standardised or whitened vectors are blind to what a network on unscaled features reads in
-the widest columns. So the polish is twice as long as `calibrated_rounds`, and every other three
-rounds' kernel views are in the vectors' own units, where steps may move a class's mean; with
-`calibrated_views="scaled"` it is neither. (Normal scores of a
-table with shared values have equal units already; a table with directions that are nearly flat is
-edited in `methods.coordinates`.)
+the widest columns. So every other three rounds' kernel views are in the vectors' own units, where
+steps may move a class's mean, and there are twice `calibrated_rounds`; `calibrated_views="scaled"`
+leaves these rounds out. (Normal scores of a table with shared values have equal units already; a
+table with directions that are nearly flat is edited in `methods.coordinates`.)
 """
 
 import time
@@ -179,8 +178,8 @@ def _calibrated(
     near = v.astype(np.float32)
     p, n = np.bincount(labels) / len(labels), len(labels)
     done = polish(
-        near, radius.astype(np.float32), labels, p, lambda _: rng.permutation(n) % FOLDS,
-        rounds, rng, views, atoms,
+        near, radius.astype(np.float32), labels, p, np.zeros_like(p),
+        lambda _: rng.permutation(n) % FOLDS, rounds, rng, views, atoms,
     )  # fmt: skip
     history = [{"step": number, "gap": gap} for number, (_, gap) in enumerate(done, start=1)]
     return centre + near.astype(np.float64) * radius[:, None], history

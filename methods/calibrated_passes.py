@@ -12,15 +12,15 @@ What differs from the method in memory (methods.calibrated). The random partitio
 group by a draw that follows from the seed and the user's number: whoever the ranks, and wherever
 the shards are cut, the group is the same. So the groups have the classes' sizes in expectation,
 n_c ± √n_c, not exactly, and class c gets its group's radii by shares of users instead of one by
-one. Both go by histograms, whose bins are 0.08 % of a radius wide. Radii are not brought to
-geometric mean 1, which the polish does not see. Its ridges are fitted on as many users as in
-memory, but class means, out of fold, are those of SAMPLE users (all, where there are no more): what
-is left is known to 1/√SAMPLE, not to 1/√n. Folds too follow from users' numbers, so that who is in
-the sample is edited out of fold.
+one. Both go by histograms, whose bins are 0.08 % of a radius wide. The polish's ridges are fitted
+on as many users as in memory, but class means, out of fold, are those of SAMPLE users (all, where
+there are no more). A sample differs by chance, and a step against that would write it into all
+others, the sign turned: so a step is taken in so far as its gap is beyond two standard errors of
+what the users outside the sample leave open, and what is left is of that size.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+import logging
+from dataclasses import dataclass, replace
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -28,6 +28,7 @@ from threadpoolctl import threadpool_limits
 from methods.atoms import atoms_of, uncrowded
 from methods.coordinates import uneven
 from methods.gaussian import FLOOR, ClassMaps, Moments, power, shrunk
+from methods.histogram import Histogram
 from methods.partition import (
     MOST,
     QUANTILES,
@@ -39,85 +40,21 @@ from methods.partition import (
     tyler_shape,
 )
 from methods.passes import Arrays, Once, Users, forgetful, moments_near, of_all
-from methods.polish import CHUNK, FOLDS, Round, View, Views, polish
+from methods.polish import Views, polish
+from methods.rounds import Rounds, folds
 from utils.errors import UserError
-from utils.ranks import Ranks
 from utils.seeds import numpy_generator, uniform
+
+log = logging.getLogger(__name__)
+
+NARROWEST = 1e-100
+"""Spread of vectors, at least: moments are made of its squares."""
 
 FEWEST = 50
 """Users of a class: the group of a smaller one could be drawn empty."""
 
-BINS = 2**14
-WIDTH = -np.log(FLOOR) / 2 / BINS
-"""Of a bin of log radius: from the floor to the longest radius there are BINS of them."""
-
 SAMPLE = 10 * MOST
 """Users whom the polish learns of, about; of a small class MOST / C at least."""
-
-LOWEST = -400.0
-"""A log radius below that of any float64 but zero."""
-
-
-@dataclass(frozen=True)
-class Histogram:
-    """Log radii by group, in bins that are the same whatever comes: bin k holds
-    [k WIDTH, (k + 1) WIDTH). Of them those from top - BINS to top are kept; what is below, which
-    the floor is too, counts in the lowest.
-
-    Attributes:
-        top: (), the highest bin.
-        counts: (G, BINS + 1) int64, the users of each group by bin.
-    """
-
-    top: np.ndarray
-    counts: np.ndarray
-
-    @classmethod
-    def of(cls, logs: np.ndarray, groups: np.ndarray, size: int) -> "Histogram":
-        """Of users.
-
-        Args:
-            logs: (n,) of their radii; -inf of 0.
-            groups: (n,), each below `size`.
-            size: G.
-        """
-        if not len(logs):  # far below whatever comes
-            return cls(np.array(-(2**60)), np.zeros((size, BINS + 1), np.int64))
-        bins = np.floor(np.maximum(logs, LOWEST) / WIDTH).astype(np.int64)
-        top = bins.max()
-        cells = groups * (BINS + 1) + np.maximum(bins - (top - BINS), 0)
-        counts = np.bincount(cells, minlength=size * (BINS + 1))
-        return cls(top, counts.reshape(size, BINS + 1))
-
-    def risen(self, top: np.ndarray) -> "Histogram":
-        """The same with a top at least as high."""
-        up = int(min(top - self.top, BINS))
-        counts = np.zeros_like(self.counts)
-        counts[:, : BINS + 1 - up] = self.counts[:, up:]
-        counts[:, 0] += self.counts[:, :up].sum(1)
-        return Histogram(np.array(top), counts)
-
-    def merged(self, other: "Histogram") -> "Histogram":
-        """Of these users and others."""
-        top = np.maximum(self.top, other.top)
-        one, two = self.risen(top), other.risen(top)
-        return Histogram(top, one.counts + two.counts)
-
-    def of_all(self, ranks: Ranks) -> "Histogram":
-        """Of the users of all ranks."""
-        top = ranks.gathered(self.top[None]).max().astype(np.int64)
-        return Histogram(top, ranks.sum(self.risen(top).counts).astype(np.int64))
-
-    def steps(self, group: int) -> tuple[np.ndarray, np.ndarray]:
-        """Log radii, ascending, and the share of a group's users below each: the corners of its
-        distribution function, which is flat where nobody is.
-        """
-        own = self.counts[group]
-        there = np.flatnonzero(own)
-        above = own[there].cumsum()
-        edges = (self.top - BINS + there) * WIDTH
-        shares = np.stack([above - own[there], above], 1) / above[-1]
-        return np.stack([edges, edges + WIDTH], 1).ravel(), shares.ravel()
 
 
 @dataclass(frozen=True)
@@ -139,69 +76,8 @@ class Radii:
 
 
 @dataclass(frozen=True)
-class Rounds:
-    """The polish's rounds, as arrays: R of them, whose views have D features in all.
-
-    Attributes:
-        seed: (), of the folds.
-        features: (R,), how many of these are whose.
-        kinds: (R, 3) bool, a view's kernel and shifts, and whether it is of radius · v.
-        weights: (D, d), offsets: (D,), ridges: (FOLDS, D, C), steps: (R, C), drifts: (R, C, d);
-            `methods.polish.Round`.
-    """
-
-    seed: np.ndarray
-    features: np.ndarray
-    kinds: np.ndarray
-    weights: np.ndarray
-    offsets: np.ndarray
-    ridges: np.ndarray
-    steps: np.ndarray
-    drifts: np.ndarray
-
-    @classmethod
-    def of(cls, seed: int, rounds: Sequence[Round], classes: int, d: int) -> "Rounds":
-        """Of C classes and d dimensions."""
-        views = [one.view for one in rounds]
-        none = np.zeros((0, d), np.float32)
-        ridges = [np.zeros((FOLDS, 0, classes), np.float32), *(one.ridges for one in rounds)]
-        return cls(
-            np.array(seed),
-            np.array([len(view.weights) for view in views], np.int64),
-            np.array([(one.view.kernel, one.view.shifts, one.scaled) for one in rounds], bool),
-            np.concatenate([none, *(view.weights for view in views)]),
-            np.concatenate([none[:, 0], *(view.offset for view in views)]),
-            np.concatenate(ridges, 1),
-            np.array([one.steps for one in rounds], np.float32).reshape(-1, classes),
-            np.array([one.drift for one in rounds], np.float32).reshape(-1, classes, d),
-        )
-
-    def __iter__(self) -> Iterator[Round]:
-        ends = self.features.cumsum()
-        for number, (start, end) in enumerate(zip(ends - self.features, ends, strict=True)):
-            kernel, shifts, scaled = self.kinds[number].tolist()
-            view = View(kernel, self.weights[start:end], self.offsets[start:end], shifts)
-            ridges = self.ridges[:, start:end]
-            yield Round(view, scaled, ridges, self.steps[number], self.drifts[number])
-
-    def done(
-        self, v: np.ndarray, radius: np.ndarray, labels: np.ndarray, numbers: np.ndarray
-    ) -> np.ndarray:
-        """(n, d) float64 of users v (n, d), radius (n,), labels (n,), whose numbers (n,) ascend."""
-        polished = v.astype(np.float32)
-        radius = radius.astype(np.float32)
-        with threadpool_limits(1):  # the same bytes, however many threads there are
-            for number, one in enumerate(self):
-                fold = folds(numbers, int(self.seed), number)
-                for start in range(0, len(v), CHUNK):
-                    at = slice(start, start + CHUNK)
-                    polished[at] = one.moved(polished[at], radius[at], labels[at], fold[at])
-        return polished.astype(np.float64) if len(self.features) else v
-
-
-@dataclass(frozen=True)
-class ToGroups:
-    """The map of every user to where a random group would have them.
+class ToGroups(Rounds):
+    """The map of every user to where a random group would have them, and the polish's rounds.
 
     Attributes:
         varies: (D,) bool, the d columns that are not the same for all; others stay.
@@ -212,7 +88,7 @@ class ToGroups:
         common: (QUANTILES,), those of the pool.
         top: (), counts: (2 C, BINS + 1), radii in the pool, by class, then by group; a `Histogram`.
         to, means: (C, d), maps: (C, d, d), of directions; `ClassMaps`.
-        seed, features, kinds, weights, offsets, ridges, steps, drifts: of the polish; `Rounds`.
+        And those of `Rounds`.
     """
 
     varies: np.ndarray
@@ -226,14 +102,6 @@ class ToGroups:
     to: np.ndarray
     means: np.ndarray
     maps: np.ndarray
-    seed: np.ndarray
-    features: np.ndarray
-    kinds: np.ndarray
-    weights: np.ndarray
-    offsets: np.ndarray
-    ridges: np.ndarray
-    steps: np.ndarray
-    drifts: np.ndarray
 
     def __call__(self, x: np.ndarray, labels: np.ndarray, first: int) -> np.ndarray:
         """(n, D) float64, edited; users of unknown label stay.
@@ -246,7 +114,7 @@ class ToGroups:
         known = labels >= 0
         z = labels[known]
         v, radius = self.in_groups(x[known], z)
-        new = self.rounds.done(v, radius, z, first + np.flatnonzero(known))
+        new = self.done(v, radius, z, first + np.flatnonzero(known))
         new *= radius[:, None]
         new += self.centre
         edited = x.copy()
@@ -263,10 +131,6 @@ class ToGroups:
     @property
     def radii(self) -> Radii:
         return Radii(self.centre, self.inverse)
-
-    @property
-    def rounds(self) -> Rounds:
-        return Rounds(**{field.name: getattr(self, field.name) for field in fields(Rounds)})
 
     def _new_radius(self, radius: np.ndarray, z: np.ndarray) -> np.ndarray:
         """(n,): a user as far up in the group as in the class."""
@@ -298,15 +162,6 @@ def drawn_groups(first: int, count: int, p: np.ndarray, seed: int) -> np.ndarray
     """(count,) int64 groups of users from number `first` on, drawn with probabilities p (C,)."""
     bounds = p.cumsum()[:-1]
     return np.searchsorted(bounds, uniform(first, first + count, seed, "groups"), side="right")
-
-
-def folds(numbers: np.ndarray, seed: int, number: int) -> np.ndarray:
-    """(n,) int64 folds, in a round, of users whose numbers (n,) ascend."""
-    if not len(numbers):
-        return numbers
-    first = int(numbers[0])
-    drawn = uniform(first, int(numbers[-1]) + 1, seed, "fold", number)[numbers - first]
-    return (drawn * FOLDS).astype(np.int64)
 
 
 def learn(
@@ -364,54 +219,76 @@ def learn(
     covariances, shrink = shrunk(seen.covariances(), seen.counts)
     pool = ranks.agree(lambda: pooled(p, seen.means, covariances))
 
-    drawn = Moments.none(classes, len(radii.centre))
+    def of_groups() -> Arrays:
+        drawn = Moments.none(classes, len(radii.centre))
 
-    def visit_pool(x: np.ndarray, z: np.ndarray, first: int) -> None:
-        nonlocal drawn
-        known, groups = z >= 0, drawn_groups(first, len(x), p, seed)
-        v, _ = directions(x[known], varies, radii, floor)
-        drawn = drawn.merged(Moments.of(pool.maps(v, z[known]), groups[known], classes))
+        def visit(x: np.ndarray, z: np.ndarray, first: int) -> None:
+            nonlocal drawn
+            known, groups = z >= 0, drawn_groups(first, len(x), p, seed)
+            v, _ = directions(x[known], varies, radii, floor)
+            drawn = drawn.merged(Moments.of(pool.maps(v, z[known]), groups[known], classes))
 
-    users.go(f"pass 4 of {passes}, groups", visit_pool)
-    drawn = of_all(drawn, ranks)
+        users.go(f"pass 4 of {passes}, groups", visit)
+        return vars(of_all(drawn, ranks))
+
+    drawn = Moments(**once("pass-4", of_groups))
     targets = list(zip(drawn.means, drawn.covariances(), strict=True))
     maps = ranks.agree(lambda: to_groups(p, shrink, covariances, pool, targets, turn))
-    none = Rounds.of(seed, [], classes, len(radii.centre))
+    none = Rounds.of(seed, histogram.typical, [], classes, len(radii.centre))
     known = ToGroups(
-        varies, radii.centre, radii.inverse, floor, own, common, third["top"], third["bins"],
-        maps.to, maps.means, maps.maps, **vars(none),
+        **vars(none), varies=varies, centre=radii.centre, inverse=radii.inverse, floor=floor,
+        own=own, common=common, top=third["top"], counts=third["bins"], to=maps.to,
+        means=maps.means, maps=maps.maps,
     )  # fmt: skip
     if not rounds:
         return known
     return replace(known, **once("pass-5", lambda: _polish(users, known, rounds, views, seed)))
 
 
+def sampled(users: Users, z: np.ndarray, first: int, seed: int) -> np.ndarray:
+    """(m,) rows of a block's users whom the polish learns of.
+
+    Args:
+        users: of all classes.
+        z: (n,) the block's classes.
+        first: the block's first user's number.
+        seed: of the draw.
+    """
+    share = np.maximum(SAMPLE / users.counts.sum(), MOST / len(users.counts) / users.counts)
+    drawn = uniform(first, first + len(z), seed, "sample")
+    return np.flatnonzero(drawn < np.where(z >= 0, share[z], 0.0))
+
+
 def _polish(users: Users, known: ToGroups, rounds: int, views: Views, seed: int) -> Arrays:
-    """The `Rounds`, by the first rank; none by others."""
-    least = np.maximum(SAMPLE / users.counts.sum(), MOST / len(users.counts) / users.counts)
+    """The `Rounds`, by the first rank; nothing by others."""
     drawn = [np.empty((0, 3 + len(known.centre)))]
 
     def visit(x: np.ndarray, z: np.ndarray, first: int) -> None:
-        share = np.where(z >= 0, least[z], 0.0)
-        some = np.flatnonzero(uniform(first, first + len(x), seed, "polish") < share)
+        some = sampled(users, z, first, seed)
         v, radius = known.in_groups(x[some], z[some])
-        drawn.append(np.column_stack([first + some, z[some], radius, v]))
+        drawn.append(np.column_stack([first + some, z[some], radius / known.unit, v]))
 
     users.go("pass 5 of 6, polish", visit)
     sample = users.ranks.gathered(np.concatenate(drawn))
-    sample = sample[sample[:, 0].argsort()]
-    classes, p = len(users.counts), users.counts / users.counts.sum()
+    drawn.clear()
 
     def of_sample() -> Arrays:
-        numbers, labels = sample[:, :2].T.astype(np.int64)
-        radius, v = np.split(sample[:, 2:].astype(np.float32), [1], axis=1)
-        rng = numpy_generator(seed, "polish")
+        own = sample[sample[:, 0].argsort()]
+        numbers, labels = own[:, :2].T.astype(np.int64)
+        radius, v = np.split(own[:, 2:].astype(np.float32), [1], axis=1)
+        p = users.counts / users.counts.sum()
+        unseen = 1 - np.bincount(labels) / users.counts
+        made, gaps = [], []
         with threadpool_limits(1):
-            done = polish(
-                v, radius[:, 0], labels, p, lambda number: folds(numbers, seed, number),
-                rounds, rng, views, [],
-            )  # fmt: skip
-            return vars(Rounds.of(seed, [one for one, _ in done], classes, v.shape[1]))
+            for one, gap in polish(
+                v, radius[:, 0], labels, p, unseen, lambda number: folds(numbers, seed, number),
+                rounds, numpy_generator(seed, "polish"), views, [],
+            ):  # fmt: skip
+                made.append(one)
+                gaps.append(gap)
+        said = "  polish learnt of %d users: %d rounds, gaps of %.4f (first ten) to %.4f (last)"
+        log.info(said, len(v), rounds, np.mean(gaps[:10]), np.mean(gaps[-10:]))
+        return vars(Rounds.of(seed, float(known.unit), made, len(p), v.shape[1]))
 
     return users.ranks.alone(of_sample) or {}
 
@@ -460,6 +337,11 @@ def _shape(some: np.ndarray, varies: np.ndarray, centre: np.ndarray) -> Radii:
     if not varies.any():
         raise UserError(
             "all users have the same vector, which tells nothing: there is no more to do"
+        )
+    if (spread := float(np.ptp(some, axis=0).max())) < NARROWEST:
+        raise UserError(
+            f"all users are within {spread:g}, whose squares float64 can't hold; multiply all "
+            "shards by a constant"
         )
     if atoms := atoms_of(uncrowded(some[:, varies])):
         column = np.flatnonzero(varies)[atoms[0].column]

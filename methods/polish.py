@@ -29,8 +29,10 @@ FREQUENCIES = (0.7, 1.5, 3.0)
 """Of these, in turn."""
 RIDGE = {"linear": 10.0, "kernel": 1.0}
 STEP = 0.7
+DOUBT = 2.0
+"""Standard errors of a gap that are left, where there are users whom the polish doesn't see."""
 CHUNK = 2_048
-"""Users whose features are held at once: they stay in a core's cache."""
+"""Users whose features are held at once: few enough for a cache."""
 
 Views = Literal["scaled", "both"]
 TIMES: dict[Views, int] = {"scaled": 1, "both": 2}
@@ -60,7 +62,7 @@ class View:
         """Of features(z) · coefficients in z, a row a user."""
         return self._slope(self._phase(z) if self.kernel else z, coefficients)
 
-    def both(
+    def scores_and_gradient(
         self, z: np.ndarray, ridge: np.ndarray, labels: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """The scores features(z) · ridge (n, C), and the gradient (n, d) of each user's own."""
@@ -127,6 +129,7 @@ def polish(
     radius: np.ndarray,
     labels: np.ndarray,
     p: np.ndarray,
+    unseen: np.ndarray,
     folds: Callable[[int], np.ndarray],
     rounds: int,
     rng: np.random.Generator,
@@ -142,6 +145,8 @@ def polish(
         radius: (n,) float32.
         labels: (n,) int64, classes 0 .. C-1, each with a user.
         p: (C,), the classes' shares of all users, who may be others too.
+        unseen: (C,), the share of each class that these others are. A gap counts in so far as it
+            is beyond DOUBT standard errors of what is not known of them.
         folds: of a round's number, the users' folds (n,).
         rounds: how many.
         rng: draws the features, and whom they are fitted on.
@@ -170,16 +175,22 @@ def polish(
         fold = folds(number)
         ridges = _ridges(view, known, targets[fit_on], weight[fit_on], fold[fit_on])
         own = np.empty_like(v)
-        total = np.zeros((len(count), len(count)))
+        total, squares = np.zeros((2, len(count), len(count)))
         for k, ridge in enumerate(ridges):
             users = np.flatnonzero(fold == k)
             for some in np.array_split(users, max(1, len(users) // CHUNK)):
                 z = collapsed(_seen(v, radius, some, scaled), atoms, between)
-                scores, gradient = view.both(z, ridge, labels[some])
+                scores, gradient = view.scores_and_gradient(z, ridge, labels[some])
                 np.add.at(total, labels[some], scores)
+                if unseen.any():
+                    np.add.at(squares, labels[some], scores**2)
                 own[some] = gradient * radius[some, None] if scaled else gradient
         mean = total / count[:, None]
         excess = np.diag(mean) - p @ mean
+        if unseen.any():
+            variances = (squares / count[:, None] - mean**2) * (unseen / count)[:, None]
+            error = ((np.eye(len(count)) - p[:, None]) ** 2 * variances).sum(0)
+            excess *= np.maximum(0, 1 - DOUBT**2 * error / np.maximum(excess**2, 1e-300))
         steps = np.zeros(len(count), np.float32)
         drift = np.zeros((len(count), v.shape[1]), np.float32)
         for c in range(len(count)):

@@ -282,7 +282,7 @@ def keeper(target: Path, made_of: Mapping[str, Any], ranks: Ranks) -> Once:
 
     def once(name: str, work: Callable[[], Arrays]) -> Arrays:
         path = target / f".{name}-{mark}.npz"
-        if ranks.told(path.exists):
+        if ranks.told(lambda: _is_whole(path)):
             kept = ranks.agree(lambda: read_arrays(path))
             ranks.alone(lambda: log.info("  %s was done before the work was interrupted", name))
             return kept
@@ -291,6 +291,14 @@ def keeper(target: Path, made_of: Mapping[str, Any], ranks: Ranks) -> Once:
         return arrays
 
     return once
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a pass's file is there; one that a disk has damaged is made again."""
+    try:
+        return bool(path.exists() and read_arrays(path))
+    except UserError:
+        return False
 
 
 def save_arrays(path: Path, arrays: Arrays) -> None:

@@ -10,9 +10,11 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 import main
+from data.tables.shards import block_rows
 from methods import ExperimentConfig
-from methods.calibrated_passes import BINS, WIDTH, Histogram, drawn_groups, learn
+from methods.calibrated_passes import drawn_groups, learn, sampled
 from methods.gaussian import barycentre, covariance, power, transport
+from methods.histogram import BINS, WIDTH, Histogram
 from methods.partition import Turn
 from methods.polish import polish
 from methods.streaming import look, write
@@ -27,7 +29,7 @@ from tests.test_streaming import (
     write_shards,
 )
 from utils.ranks import Ranks
-from utils.seeds import numpy_generator, uniform
+from utils.seeds import numpy_generator, scattered, uniform
 
 __all__ = ["shop"]
 
@@ -177,10 +179,12 @@ def test_the_polish_is_that_of_memory_by_the_numbers_folds(shop):
     near, p = v.astype(np.float32), np.bincount(z) / len(z)
 
     def by_number(number):
-        return (uniform(0, len(x), 0, "fold", number)[numbers] * 5).astype(int)
+        return scattered(numbers, 5, 0, "fold", number)
 
-    rng = numpy_generator(0, "polish")
-    done = polish(near, radius.astype(np.float32), z, p, by_number, 10, rng, "both", [])
+    rng, none = numpy_generator(0, "polish"), np.zeros(3)
+    typical = np.exp(np.log(radius).mean()).astype(np.float32)
+    near_radius = radius.astype(np.float32) / typical
+    done = polish(near, near_radius, z, p, none, by_number, 10, rng, "both", [])
     assert len([*done]) == 10
     expected = x.mean(0, where=known[:, None]) + near * radius[:, None]
     np.testing.assert_allclose(whole("out")[known], expected, rtol=1e-4, atol=1e-4 * x.std())
@@ -200,7 +204,7 @@ def test_a_polish_that_some_users_were_asked_for_hides_what_others_tell(shop, mo
         Path(f"{folder}.npy").unlink()
     write_shards(x, labels, (3000, 3000))
     users = look(ExperimentConfig(user_embedding="vectors/", labels="labels/"), Ranks())
-    others = uniform(0, 6000, 0, "polish") > 2500 / 6000
+    others = uniform(0, 6000, 0, "sample") > 2500 / 6000
     told = {}
     for rounds in (0, 120):
         edited = of_seed(users, rounds=rounds)(x, labels, 0)
@@ -213,21 +217,72 @@ def test_small_classes_are_in_the_polish_s_sample(shop, monkeypatch):
     """Of a class that the sample's share would leave out, as many as there are, or MOST / C."""
     monkeypatch.setattr("methods.calibrated_passes.SAMPLE", 100)
     monkeypatch.setattr("methods.calibrated_passes.MOST", 180)
-    asked = []
-    monkeypatch.setattr(
-        "methods.calibrated_passes.polish", lambda *given: asked.append(given) or iter(())
-    )
     labels = np.load("labels.npy")
     labels[labels == 2] = 1
     labels[:55] = 2
     for number, part in enumerate(np.split(labels, np.cumsum(SIZES)[:-1])):
         np.save(f"labels/part-{number}.npy", part)
-    of_seed(look(ExperimentConfig(user_embedding="vectors/", labels="labels/"), Ranks()), rounds=1)
-    ((v, radius, drawn, p, *_),) = asked
-    assert len(v) == len(radius) == len(drawn)
-    counts = np.bincount(drawn)
+    users = look(ExperimentConfig(user_embedding="vectors/", labels="labels/"), Ranks())
+    chosen = sampled(users, labels, 0, seed=0)
+    counts = np.bincount(labels[chosen], minlength=3)
     assert counts[2] == 55 and 30 < counts[0] < 100 and 30 < counts[1] < 100
-    np.testing.assert_allclose(p, np.bincount(labels[labels >= 0]) / (labels >= 0).sum())
+    parts = [sampled(users, labels[a : a + 100], a, 0) + a for a in range(0, len(labels), 100)]
+    np.testing.assert_array_equal(np.concatenate(parts), chosen)
+
+
+@pytest.mark.thorough
+def test_a_sample_s_polish_writes_no_difference_into_the_others(workspace, monkeypatch):
+    """Random labels: who was not in the sample differs as random groups do, in means and squares.
+    Were the sample's chance taken for truth, its T² would be added n / SAMPLE times.
+    """
+    monkeypatch.setattr("methods.calibrated_passes.SAMPLE", 2500)
+    monkeypatch.setattr("methods.calibrated_passes.MOST", 2000)
+    rng, found = np.random.default_rng(0), []
+    x, labels = rng.normal(size=(50_000, 8)), rng.integers(0, 2, 50_000)
+    write_shards(x, labels, (50_000,))
+    users = look(ExperimentConfig(user_embedding="vectors/", labels="labels/"), Ranks())
+    for seed in range(3):
+        for rounds in (0, 60):
+            edited = of_seed(users, seed, turn=Turn(0.0), rounds=rounds)(x, labels, 0)
+            others = np.setdiff1d(np.arange(50_000), sampled(users, labels, 0, seed))
+            own = edited[others] - edited[others].mean(0)
+            found.append(hotelling(np.hstack([own, own**2]), labels[others]))
+    before, after = found[::2], found[1::2]
+    assert np.mean(after) < np.mean(before) + 4 * np.sqrt(2 * 16 / 3), (before, after)
+
+
+@pytest.mark.parametrize("bins", [-68_000, 55_000])
+def test_the_polish_works_in_any_unit_by_passes_too(shop, bins):
+    unit = np.exp(bins * WIDTH)  # 1e-25 and 1e20: the same bins, but for their numbers
+    keys = [*STREAM, "method=calibrated", "calibrated_rounds=3"]
+    assert main.main([*keys, "output=one/"]) == 0
+    for number in range(len(SIZES)):
+        path = Path(f"vectors/part-{number}.npy")
+        np.save(path, np.load(path).astype(np.float64) * unit)
+    assert main.main([*keys, "output=other/"]) == 0
+    close = {"rtol": 1e-4, "atol": 1e-4 * whole("one").std()}
+    np.testing.assert_allclose(whole("other") / unit, whole("one"), **close)
+
+
+def test_each_pass_is_done_once_whatever_interrupts(shop, monkeypatch, capsys):
+    keys = [*STREAM, "method=calibrated", "calibrated_rounds=1", "output=out/"]
+    assert main.main([*keys[:-1], "output=whole/"]) == 0
+    with monkeypatch.context() as broken:
+        broken.setattr("methods.streaming.begin", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            main.main(keys)
+    kept = sorted(Path("out").glob(".pass-*.npz"))
+    assert [path.name[:7] for path in kept] == [f".pass-{number}" for number in range(1, 6)]
+    kept[3].write_bytes(kept[3].read_bytes()[:50])  # a disk's doing
+    capsys.readouterr()
+    assert main.main(keys) == 0
+    said = capsys.readouterr().out
+    assert [f"pass-{number} was done" in said for number in range(1, 6)] == [True] * 3 + [
+        False,
+        True,
+    ]
+    for path in Path("whole").glob("*.npy"):
+        assert Path("out", path.name).read_bytes() == path.read_bytes()
 
 
 def hotelling(x, labels):
@@ -304,6 +359,23 @@ def test_a_draw_follows_from_the_user_s_number():
     np.testing.assert_allclose(shares, p, atol=0.006)
 
 
+def test_draws_for_scattered_numbers_are_even_and_follow_from_them():
+    numbers = np.arange(100_000)
+    drawn = scattered(numbers, 5, 3, "fold", 1)
+    np.testing.assert_allclose(np.bincount(drawn) / len(drawn), 0.2, atol=0.005)
+    pairs = np.bincount(5 * drawn[:-1] + drawn[1:]) / (len(drawn) - 1)
+    np.testing.assert_allclose(pairs, 0.04, atol=0.003)
+    other = scattered(numbers, 5, 3, "fold", 2)
+    np.testing.assert_allclose(np.bincount(5 * drawn + other) / len(drawn), 0.04, atol=0.003)
+    mixed = np.array([10**15, 7, 99_999, 0])
+    found = scattered(mixed, 5, 3, "fold", 1)
+    np.testing.assert_array_equal(found[1:], drawn[mixed[1:]])
+
+
+def test_a_block_of_narrow_vectors_is_no_longer_than_ranks_can_be_silent():
+    assert block_rows(64) == block_rows(1) == 2**14 and block_rows(2**19) == 2
+
+
 def test_what_calibrated_can_not_do_in_passes_is_said_in_a_line(shop, capsys):
     keys = [*STREAM, *CALIBRATED, "output=out/"]
     assert main.main(keys) == 0
@@ -317,6 +389,10 @@ def test_what_calibrated_can_not_do_in_passes_is_said_in_a_line(shop, capsys):
     x[:300, 4] = 0
     np.save("vectors/part-0.npy", x)
     assert "many users share a value of dimension 4" in refused(capsys, *keys)
+    for number, n in enumerate(SIZES):
+        tiny = np.random.default_rng(number).normal(size=(n, 6)) * 1e-160
+        np.save(f"vectors/part-{number}.npy", tiny)
+    assert "multiply all shards by a constant" in refused(capsys, *keys)
     for number, n in enumerate(SIZES):
         np.save(f"vectors/part-{number}.npy", np.ones((n, 6), np.float32))
     assert "all users have the same vector" in refused(capsys, *keys)

@@ -167,13 +167,13 @@ class RunConfig:
     same as the file's keeps all else that it holds, another has ids and vectors. Beside it a run
     writes FILE.manifest.json: what was done."""
     stream: Literal["off", "on"] = key("off", Group.PLACE)
-    """"on": go through user_embedding in blocks of rows, with method leace, barycentre, or
-    calibrated without its polish (calibrated_rounds=0), in a memory that does not grow with the
-    users (but for 2 bytes a user where labels are joined by id): a folder of .npy, .safetensors or
-    .parquet shards, of one kind, or one such file. labels is a folder with a file of the same name
-    a shard, of class numbers (.npy; negative = unknown) or with a column named like `attribute`
-    (.parquet; joined by id where both have ids, else row by row), or one file as ever; output is a
-    folder, which gets the edited shards. Started by torchrun, several processes share the work."""
+    """"on": go through user_embedding in blocks of rows, with method leace, barycentre or
+    calibrated, in a memory that does not grow with the users (but for 2 bytes a user where labels
+    are joined by id): a folder of .npy, .safetensors or .parquet shards, of one kind, or one such
+    file. labels is a folder with a file of the same name a shard, of class numbers (.npy; negative
+    = unknown) or with a column named like `attribute` (.parquet; joined by id where both have ids,
+    else row by row), or one file as ever; output is a folder, which gets the edited shards. Started
+    by torchrun, several processes share the work."""
     eraser: File | None = key(None, Group.PLACE)
     """A fitted eraser (weights/eraser.safetensors of a run) to apply to user_embedding instead of
     fitting a method: to users who came later, without labels. Needs output=FILE."""

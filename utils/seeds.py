@@ -41,3 +41,17 @@ def uniform(start: int, stop: int, seed: int, *names: str | int) -> np.ndarray:
     bits.advance(start // 4)  # by counts, each of four draws
     skip = start % 4
     return np.random.Generator(bits).random(skip + stop - start)[skip:]
+
+
+def scattered(numbers: np.ndarray, size: int, seed: int, *names: str | int) -> np.ndarray:
+    """(n,) int64 draws from 0 .. size - 1 for the things of these numbers (n,), in any order and
+    however far apart, in the stage called `names`. Each follows from its number alone: a counter,
+    mixed by SplitMix64's finaliser (Steele, Lea and Flood, OOPSLA 2014).
+    """
+    key = np.uint64(derive(seed, *names))
+    with np.errstate(over="ignore"):  # modulo 2^64
+        mixed = (numbers.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15) + key
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        mixed ^= mixed >> np.uint64(31)
+    return (mixed % np.uint64(size)).astype(np.int64)

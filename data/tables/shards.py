@@ -19,11 +19,13 @@ from utils.errors import UserError
 
 BLOCK = 2**20
 """Numbers a block, as 16,384 rows of 64 dimensions: larger ones are no faster."""
+MOST_ROWS = 2**14
+"""Of a block: a row may take long, and between blocks ranks say that they are there."""
 
 
 def block_rows(width: int) -> int:
     """Rows of a block of a table."""
-    return max(1, BLOCK // max(1, width))
+    return max(1, min(MOST_ROWS, BLOCK // max(1, width)))
 
 
 def block_bounds(rows: int, width: int) -> Iterator[tuple[int, int]]:
