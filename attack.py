@@ -211,6 +211,8 @@ def say_next(config: AttackConfig) -> None:
     if (config.method, config.scope) == REMEDY:
         return
     keys = asdict(config) | {"method": method, "scope": "embedding" if config.labels else scope}
+    if config.user_embedding and Path(config.user_embedding).is_dir():
+        keys |= {"stream": "on", "output": "edited/"}
     log.info("Next: %s", command_for("main.py", ExperimentConfig, keys))
 
 

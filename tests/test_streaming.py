@@ -405,7 +405,8 @@ def test_an_audit_of_shards_is_that_of_the_users_in_one_file(shop, capsys):
     """Where it takes all of them."""
     assert attack.main([*AUDIT, "audit_permutations=99"]) == 0
     of_shards = audited()
-    assert "Next:" not in capsys.readouterr().out  # no method that would stand it streams
+    offered = "user_embedding=vectors/ labels=labels/ output=edited/ stream=on\n"
+    assert f"Next: python main.py method=calibrated {offered}" in capsys.readouterr().out
     whole = [AUDIT[0], "user_embedding=vectors.npy", "labels=labels.npy", AUDIT[3]]
     assert attack.main([*whole, "audit_permutations=99", "audit_users=100000"]) == 0
     assert of_shards["verdict"] == audited()["verdict"]

@@ -58,8 +58,8 @@ METHODS_SAID = (
     "hence AUCs far below 0.5, the more dimensions the farther.",
 )
 LIMITS = (
-    "Two data sets, the larger with one or two seeds, other attributes than gender with one; one "
-    "pair of halves: each verdict is exact for its halves, the counts are no frequencies. Users "
+    "Two data sets, the larger with one or two seeds; other attributes than gender with three "
+    "seeds on the smaller one, with one on the larger; one pair of halves: each verdict is exact for its halves, the counts are no frequencies. Users "
     "whose label the method has not seen are not protected. The lists leave out what a user is "
     "known to have. That tells of the history whatever the vectors are, and no edit of vectors "
     "hides it: a baseline of each audit, the most popular items without the known ones, shows how "

@@ -31,7 +31,8 @@ SAID = (
     "long as by chance in every principal direction, and takes the old one's sign there "
     "([partition.py](../../methods/partition.py)). This was seen in ridges on an original of "
     "another batch size, and in whole audits of five seeds on ML-100K of another processor's "
-    "originals, by which the defaults were changed; the originals of ML-100K here are others.",
+    "originals, by which the defaults were changed; of the originals here NMF's are others, "
+    "LightGCN's nearly those.",
     "ML-100K: AMD EPYC with AVX-512, whose originals are not those above. ML-1M, LightGCN: D2D-R, "
     "LEACE and the barycentre are rows of the tables above, from the same originals, of an H200; "
     "the points of Calibrated's new defaults, and audits by the original's attackers, have not "
