@@ -21,7 +21,7 @@ from methods import streaming
 from tests import forked
 from tests.conftest import free_port
 from tests.test_failures import failing
-from tests.test_streaming import CALIBRATED, STREAM, refused, shop, whole
+from tests.test_streaming import CALIBRATED, POLISHED, STREAM, refused, shop, whole
 from utils.runs import files
 
 __all__ = ["shop"]
@@ -43,12 +43,12 @@ def complaint(ended):
 FULL = "No space left on device; free some space"
 
 
-PASSES = [".pass-1", ".pass-2", ".pass-3"]
+PASSES = [f".pass-{number}" for number in range(1, 6)]
 
 
 @pytest.mark.parametrize(
     ("method", "passes", "map_of"),
-    [(["method=leace"], [], ["eraser.safetensors"]), (CALIBRATED, PASSES, [])],
+    [(["method=leace"], [], ["eraser.safetensors"]), (POLISHED, PASSES, [])],
 )
 def test_a_full_disk_is_named_and_the_same_command_goes_on(
     shop, capsys, monkeypatch, method, passes, map_of
