@@ -8,7 +8,8 @@ group {π = c} has:
 
 1. radius     s_i, the length of x_i - x̄ under Tyler's shape (Ann. Statist. 1987), geometric mean
               1; v_i = (x_i - x̄) / s_i. Radii follow activity, and a shift of the mean alone would
-              mark the users of small radius.
+              mark the users of small radius. Of one dimension nothing but a sign would be left:
+              there all radii are 1.
 2. pool       classes' radii through their quantiles to the common ones; classes' v through the
               optimal maps between Gaussians, T(A_c, S), to their Wasserstein barycentre S (Agueh
               and Carlier, SIAM J. Math. Anal. 2011) and the common mean μ.
@@ -155,7 +156,7 @@ def calibrate(
         else:
             coordinates = even(own) if uneven(own) else None
             y = (own - own.mean(0)) @ coordinates.to if coordinates else own
-            radius = tyler_radius(y - y.mean(0), rng)
+            radius = tyler_radius(y - y.mean(0), rng) if y.shape[1] > 1 else np.ones(len(y))
             many = TIMES[views] * rounds
             z, history = _calibrated(y, radius, labels, turn, many, rng, views, [])
             edited[:, varies] = own + (z - y) @ coordinates.back if coordinates else z

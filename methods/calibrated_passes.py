@@ -338,6 +338,11 @@ def _shape(some: np.ndarray, varies: np.ndarray, centre: np.ndarray) -> Radii:
         raise UserError(
             "all users have the same vector, which tells nothing: there is no more to do"
         )
+    if varies.sum() == 1:
+        raise UserError(
+            "one dimension alone tells users apart, and calibrated needs two where stream=on: leave "
+            "out stream=on, or take method=barycentre"
+        )
     if (spread := float(np.ptp(some, axis=0).max())) < NARROWEST:
         raise UserError(
             f"all users are within {spread:g}, whose squares float64 can't hold; multiply all "

@@ -280,3 +280,13 @@ def test_views_in_own_units_see_what_a_network_reads_in_the_widest_columns():
             table = calibrate(x, labels, Turn(0.5), 30, np.random.default_rng(1), views).table
         leakages[views] = worst(table, labels, ["mlp"]).leakage
     assert leakages["both"] < 0.05 < leakages["scaled"] < leakages[None], leakages
+
+
+def test_one_dimension_is_not_thrown_about():
+    """A user's length and direction would be all of it and a sign, which no step can move."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 2000)
+    x = rng.normal(size=(2000, 1)) + 0.5 * labels[:, None]
+    table = calibrate(x, labels, Turn(0.5, 1), 20, np.random.default_rng(1), "both").table
+    assert np.abs(table - x).max() < 3 * x.std()
+    assert worst(table, labels, ["boosting"]).leakage < NULL
