@@ -340,8 +340,8 @@ def _shape(some: np.ndarray, varies: np.ndarray, centre: np.ndarray) -> Radii:
         )
     if varies.sum() == 1:
         raise UserError(
-            "one dimension alone tells users apart, and calibrated needs two where stream=on: leave "
-            "out stream=on, or take method=barycentre"
+            "one dimension alone tells users apart, and calibrated needs two where stream=on: take "
+            "method=barycentre, or leave out stream=on"
         )
     if (spread := float(np.ptp(some, axis=0).max())) < NARROWEST:
         raise UserError(
