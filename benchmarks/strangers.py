@@ -118,6 +118,7 @@ EDITS: dict[str, tuple[str, dict[str, Any]]] = {
     "leace": ("leace", {}),
     "barycentre": ("barycentre", {}),
     "calibrated": ("calibrated", {}),
+    "calibrated-whole": ("calibrated", {"calibrated_band": 0}),
     "calibrated-first": ("calibrated", {"calibrated_band": 0, "calibrated_views": "scaled"}),
 }
 """A row's method, and which keys it has other than a file's defaults."""
