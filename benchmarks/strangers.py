@@ -13,7 +13,7 @@ once each time.
 implicit is no requirement; its two tables are left out where it isn't installed
 (`pip install implicit==0.7.3`). A finished row of the CSV is not made again.
 
-Writes exp_results/tables/strangers.csv and .md; an hour for ML-1M and a seed on one core.
+Writes exp_results/tables/strangers.csv and .md; half an hour for ML-1M and a seed on one core, D2D the most of it.
 """
 
 import argparse
@@ -223,7 +223,7 @@ def page(rows: list[dict[str, str]]) -> list[Section]:
             header, [_row(*group) for group in own.groupby(["library", "method"], sort=False)]
         )
         seeds = ", ".join(sorted(set(own["seed"]), key=int))
-        said = f"{command}, with `--seed` {seeds}; D2D-R with the first one alone."
+        said = f"{command}, with `--seed` {seeds}; of how many of these a row is, Leaks says."
         sections.append(Section(f"{dataset}, {attribute}", [said, grid]))
     return sections
 

@@ -1,15 +1,19 @@
 """The benchmarks run; what they print is for people."""
 
+import csv
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import frontier, naive, problems, run, streaming
+from benchmarks import frontier, naive, problems, run, strangers, streaming
 from methods import ExperimentConfig
 from utils.metrics import CUTOFFS, Candidates, evaluate
+from utils.pages.render import markdown
 from utils.seeds import torch_generator
 
+ROOT = Path(__file__).resolve().parents[1]
 CPU = run.Place(torch.device("cpu"), "float32")
 
 
@@ -115,3 +119,9 @@ def test_the_page_of_streaming_is_made_of_what_was_measured(tmp_path):
     assert "| seconds of the disk | 259 | 454 |" in text
     assert "| operations in matrix products, 10^12 | 8.2 | 36.9 |" in text
     assert "| seconds of the products, one thread | 819 | 3,686 |" in text
+
+
+def test_the_page_of_strangers_is_that_of_its_rows():
+    with (ROOT / "exp_results/tables/strangers.csv").open(newline="") as file:
+        made = markdown(strangers.page(list(csv.DictReader(file))))
+    assert (ROOT / "exp_results/tables/strangers.md").read_text() == made
