@@ -13,7 +13,8 @@ once each time.
 implicit is no requirement; its two tables are left out where it isn't installed
 (`pip install implicit==0.7.3`). A finished row of the CSV is not made again.
 
-Writes exp_results/tables/strangers.csv and .md; half an hour for ML-1M and a seed on one core, D2D the most of it.
+Writes exp_results/tables/strangers.csv and .md; half an hour for ML-1M and a seed on one core, most
+of it D2D.
 """
 
 import argparse
