@@ -319,8 +319,9 @@ def page(
         hours = took / n * LARGE / MACHINES * WIDE / DIMENSIONS / 3600
         lines.append(
             f"- {POLISHED}: {took / n * 1e6:.0f} µs a user of {n:,}, what the first process alone "
-            f"learns of the sample included; at that rate {LARGE:.0e} x {WIDE} on {MACHINES} "
-            f"machines would take one process a machine {hours:.0f} h, by arithmetic"
+            f"learns of the sample included, which no more users add to; at that rate {LARGE:.0e} "
+            f"x {WIDE} on {MACHINES} machines would take one process a machine {hours:.0f} h at "
+            "most, by arithmetic"
         )
     drawn = "![Seconds against users](../figures/streaming.png)"
     return "\n".join([*lines, "", drawn, "", *arithmetic(largest, here)]) + "\n"
