@@ -286,7 +286,7 @@ def _polish(users: Users, known: ToGroups, rounds: int, views: Views, seed: int)
             ):  # fmt: skip
                 made.append(one)
                 gaps.append(gap)
-        said = "  polish learnt of %d users: %d rounds, gaps of %.4f (first ten) to %.4f (last)"
+        said = "  polish learnt of %d users: %d rounds, gaps of %.2g (first ten) to %.2g (last)"
         log.info(said, len(v), rounds, np.mean(gaps[:10]), np.mean(gaps[-10:]))
         return vars(Rounds.of(seed, float(known.unit), made, len(p), v.shape[1]))
 
