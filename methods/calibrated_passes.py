@@ -184,7 +184,7 @@ def learn(
         UserError: a class of too few users, vectors that are all the same, or a table in which many
             users share a value.
     """
-    ranks, classes, p = users.ranks, len(users.counts), users.counts / users.counts.sum()
+    ranks, classes, p = users.ranks, len(users.counts), users.shares
     passes = 6 if rounds else 5
     ranks.agree(lambda: _check_fewest(int(users.counts.min())))
     first = once("pass-1", lambda: _first_look(users, seed, passes))
@@ -276,7 +276,7 @@ def _polish(users: Users, known: ToGroups, rounds: int, views: Views, seed: int)
         own = sample[sample[:, 0].argsort()]
         numbers, labels = own[:, :2].T.astype(np.int64)
         radius, v = np.split(own[:, 2:].astype(np.float32), [1], axis=1)
-        p = users.counts / users.counts.sum()
+        p = users.shares
         unseen = 1 - np.bincount(labels) / users.counts
         made, gaps = [], []
         with threadpool_limits(1):

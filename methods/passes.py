@@ -73,6 +73,11 @@ class Users:
         return int(self.shapes[:, 0].sum())
 
     @property
+    def shares(self) -> np.ndarray:
+        """(C,) of the users of known class."""
+        return self.counts / self.counts.sum()
+
+    @property
     def dimensions(self) -> int:
         return int(self.shapes[:, 1].max())  # a shard of nobody may not say
 

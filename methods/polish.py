@@ -154,7 +154,7 @@ def polish(
         atoms: values that many users share.
     """
     n = len(v)
-    count = np.bincount(labels)
+    count, of_all = np.bincount(labels), not unseen.any()
     flat = FLOOR / max(float(v.var()), float(np.finfo(np.float32).tiny))  # of slopes, in v's units
     weight = (n / (len(count) * count[labels])).astype(np.float32)
     targets = np.eye(len(count), dtype=np.float32)[labels]
@@ -182,12 +182,12 @@ def polish(
                 z = collapsed(_seen(v, radius, some, scaled), atoms, between)
                 scores, gradient = view.scores_and_gradient(z, ridge, labels[some])
                 np.add.at(total, labels[some], scores)
-                if unseen.any():
+                if not of_all:
                     np.add.at(squares, labels[some], scores**2)
                 own[some] = gradient * radius[some, None] if scaled else gradient
         mean = total / count[:, None]
         excess = np.diag(mean) - p @ mean
-        if unseen.any():
+        if not of_all:
             variances = (squares / count[:, None] - mean**2) * (unseen / count)[:, None]
             error = ((np.eye(len(count)) - p[:, None]) ** 2 * variances).sum(0)
             excess *= np.maximum(0, 1 - DOUBT**2 * error / np.maximum(excess**2, 1e-300))

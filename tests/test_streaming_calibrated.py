@@ -277,10 +277,8 @@ def test_each_pass_is_done_once_whatever_interrupts(shop, monkeypatch, capsys):
     capsys.readouterr()
     assert main.main(keys) == 0
     said = capsys.readouterr().out
-    assert [f"pass-{number} was done" in said for number in range(1, 6)] == [True] * 3 + [
-        False,
-        True,
-    ]
+    again = [number for number in range(1, 6) if f"pass-{number} was done" not in said]
+    assert again == [4]
     for path in Path("whole").glob("*.npy"):
         assert Path("out", path.name).read_bytes() == path.read_bytes()
 
