@@ -64,29 +64,36 @@ class Atoms:
         return low, np.where(self.high < 1, np.quantile(own, self.high), np.inf)
 
 
-def atoms_of(x: np.ndarray) -> list[Atoms]:
-    """Those of a table (n, d), of each column that has some."""
-    n, found = len(x), []
-    for column, values in enumerate(np.sort(x, axis=0).T):
+def atoms_of(x: np.ndarray) -> tuple[np.ndarray, list[Atoms]]:
+    """A table (n, d) whose crowds are one value each, their median, and the atoms of each of its
+    columns that has some. Without a crowd it is the given one.
+    """
+    n, found, result = len(x), [], x
+    for column in range(x.shape[1]):
+        values = np.sort(x[:, column])
+        if crowd := _crowd(values):
+            middle, close = crowd
+            result = x.copy() if result is x else result
+            result[np.abs(x[:, column] - middle) < close, column] = middle
+            values = np.sort(result[:, column])
         starts = np.flatnonzero(np.append(True, values[1:] != values[:-1]))
         ends = np.append(starts[1:], n)
         many = ends - starts > max(1, SHARE * n)
         if many.any():
             found.append(Atoms(column, starts[many] / n, ends[many] / n))
-    return found
+    return result, found
 
 
-def uncrowded(x: np.ndarray) -> np.ndarray:
-    """A table (n, d) whose crowds are one value each: their median."""
-    ordered, few = np.sort(x, axis=0), max(1, int(CROWD * len(x)))
-    widths = ordered[few:] - ordered[:-few]
-    result = x.copy()
-    for column, start in enumerate(widths.argmin(0)):
-        close = CLOSE * x[:, column].std()
-        if 0 < widths[start, column] < close:
-            middle = ordered[start + few // 2, column]
-            result[np.abs(x[:, column] - middle) < close, column] = middle
-    return result
+def _crowd(values: np.ndarray) -> tuple[float, float] | None:
+    """The middle of the closest users, and how near to it the crowd is, if it is one.
+
+    Args:
+        values: (n,) of a column, in order.
+    """
+    few = max(1, int(CROWD * len(values)))
+    widths = values[few:] - values[:-few]
+    start, close = int(widths.argmin()), CLOSE * float(values.std())
+    return (float(values[start + few // 2]), close) if 0 < widths[start] < close else None
 
 
 def normal_scores(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:

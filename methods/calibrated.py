@@ -51,14 +51,13 @@ from methods.atoms import (
     atoms_of,
     by_rank,
     normal_scores,
-    uncrowded,
     with_sums,
 )
 from methods.base import Method, TopScorer
 from methods.calibrated_passes import ToGroups, learn
 from methods.coordinates import even, uneven
 from methods.eraser import Labels, TransductiveEraser, UserTables, apart, share_moved, side_by_side
-from methods.gaussian import FLOOR, class_covariances, covariance, power
+from methods.gaussian import FLOOR, Moments, power, shrunk
 from methods.partition import (
     MOST,
     QUANTILES,
@@ -140,32 +139,40 @@ def calibrate(
     """
     start = time.perf_counter()
     x = table.astype(np.float64)
-    edited = x.copy()
-    history: list[dict[str, float]] = []
+    edited, history = x, list[dict[str, float]]()
     varies = (x != x[0]).any(0)  # a constant column tells nothing, and is to stay one
-    if varies.any():
-        own = x[:, varies]
-        single = uncrowded(own)
-        atoms = atoms_of(single)
-        if atoms:
-            z = normal_scores(single, rng)
-            z, history = _calibrated(
-                z, np.ones(len(z)), labels, turn, 2 * rounds, rng, "scaled", atoms
-            )
-            edited[:, varies] = with_sums(by_rank(z, single), own)
-        else:
-            coordinates = even(own) if uneven(own) else None
-            y = (own - own.mean(0)) @ coordinates.to if coordinates else own
-            radius = tyler_radius(y - y.mean(0), rng) if y.shape[1] > 1 else np.ones(len(y))
-            many = TIMES[views] * rounds
-            z, history = _calibrated(y, radius, labels, turn, many, rng, views, [])
-            edited[:, varies] = own + (z - y) @ coordinates.back if coordinates else z
+    if varies.all():
+        edited, history = _of_varying(x, labels, turn, rounds, rng, views)
+    elif varies.any():
+        edited = x.copy()
+        own = np.compress(varies, x, axis=1)  # in C's order, as the whole table is
+        edited[:, varies], history = _of_varying(own, labels, turn, rounds, rng, views)
     return Calibrated(edited, share_moved(x, edited), history, time.perf_counter() - start)
+
+
+def _of_varying(
+    x: np.ndarray,
+    labels: np.ndarray,
+    turn: Turn,
+    rounds: int,
+    rng: np.random.Generator,
+    views: Views,
+) -> tuple[np.ndarray, list[dict[str, float]]]:
+    """A table all of whose columns vary, edited in the coordinates that suit it."""
+    single, atoms = atoms_of(x)
+    if atoms:
+        scores = normal_scores(single, rng)
+        z, history = _calibrated(scores, False, labels, turn, 2 * rounds, rng, "scaled", atoms)
+        return with_sums(by_rank(z, single), x), history
+    coordinates = even(x) if uneven(x) else None
+    y = (x - x.mean(0)) @ coordinates.to if coordinates else x
+    z, history = _calibrated(y, y.shape[1] > 1, labels, turn, TIMES[views] * rounds, rng, views, [])
+    return x + (z - y) @ coordinates.back if coordinates else z, history
 
 
 def _calibrated(
     x: np.ndarray,
-    radius: np.ndarray,
+    radii: bool,
     labels: np.ndarray,
     turn: Turn,
     rounds: int,
@@ -173,9 +180,12 @@ def _calibrated(
     views: Views,
     atoms: list[Atoms],
 ) -> tuple[np.ndarray, list[dict[str, float]]]:
-    """Steps 2 to 4 for users of these radii."""
+    """The four steps, with radii apart or not."""
     centre = x.mean(0)
-    v, radius = as_random_partition((x - centre) / radius[:, None], radius, labels, turn, rng)
+    v = x - centre
+    radius = tyler_radius(v, rng) if radii else np.ones(len(v))
+    v /= radius[:, None]
+    v, radius = as_random_partition(v, radius, labels, turn, rng)
     near = v.astype(np.float32)
     p, n = np.bincount(labels) / len(labels), len(labels)
     done = polish(
@@ -183,7 +193,10 @@ def _calibrated(
         lambda _: rng.permutation(n) % FOLDS, rounds, rng, views, atoms,
     )  # fmt: skip
     history = [{"step": number, "gap": gap} for number, (_, gap) in enumerate(done, start=1)]
-    return centre + near.astype(np.float64) * radius[:, None], history
+    v[:] = near
+    v *= radius[:, None]
+    v += centre
+    return v, history
 
 
 def fit(
@@ -250,11 +263,11 @@ def as_random_partition(
     for c, users in enumerate(members):
         new_radius[users[np.argsort(radius[users])]] = np.sort(pool_radius[groups == c])
 
-    means = np.array([v[users].mean(0) for users in members])
-    covariances, shrink = class_covariances(v, members)
-    pool = pooled(p, means, covariances)
-    there = pool.maps(v, labels)
-    drawn = [(own.mean(0), covariance(own)) for own in (there[groups == c] for c in range(len(p)))]
+    own = Moments.of(v, labels, len(p))
+    covariances, shrink = shrunk(own.covariances(), own.counts)
+    pool = pooled(p, own.means, covariances)
+    group = Moments.of(pool.maps(v, labels), groups, len(p))
+    drawn = list(zip(group.means, group.covariances(), strict=True))
     return to_groups(p, shrink, covariances, pool, drawn, turn)(v, labels), new_radius
 
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from methods.blocks import slices
+
 FLOOR = 1e-12
 """Eigenvalues below this share of the largest count as this share."""
 
@@ -25,8 +27,11 @@ def covariance(x: np.ndarray) -> np.ndarray:
 
 def scatter(x: np.ndarray) -> np.ndarray:
     """Σ (x - x̄)(x - x̄)ᵀ, (d, d)."""
-    centred = x - x.mean(0)
-    return centred.T @ centred
+    mean, total = x.mean(0), np.zeros((x.shape[1], x.shape[1]))
+    for block in slices(len(x)):
+        centred = x[block] - mean
+        total += centred.T @ centred
+    return total
 
 
 @dataclass(frozen=True)
@@ -53,11 +58,14 @@ class Moments:
             classes: C.
         """
         made = cls.none(classes, x.shape[1])
-        for c in range(classes):
-            own = x[labels == c]
-            if len(own):
-                made.counts[c], made.means[c] = len(own), own.mean(0)
-                made.scatters[c] = scatter(own)
+        for block in slices(len(x)):
+            some = cls.none(classes, x.shape[1])
+            for c in range(classes):
+                own = x[block][labels[block] == c]
+                if len(own):
+                    some.counts[c], some.means[c] = len(own), own.mean(0)
+                    some.scatters[c] = scatter(own)
+            made = made.merged(some)
         return made
 
     @classmethod
@@ -115,26 +123,16 @@ class ClassMaps:
         """
         edited = x.copy()
         for c, (to, mean, own) in enumerate(zip(self.to, self.means, self.maps, strict=True)):
-            users = np.flatnonzero(labels == c)
-            edited[users] = to + (x[users] - mean) @ own
+            members = np.flatnonzero(labels == c)
+            for block in slices(len(members)):
+                users = members[block]
+                edited[users] = to + (x[users] - mean) @ own
         return edited
 
 
 def outer(vectors: np.ndarray) -> np.ndarray:
     """(C, d, d), v vᵀ of each of (C, d)."""
     return vectors[:, :, None] * vectors[:, None, :]
-
-
-def class_covariances(
-    x: np.ndarray, members: Sequence[np.ndarray]
-) -> tuple[list[np.ndarray], list[float]]:
-    """As `shrunk`, of users.
-
-    Args:
-        x: (n, d).
-        members: row numbers of each class.
-    """
-    return shrunk([covariance(x[users]) for users in members], [len(users) for users in members])
 
 
 def shrunk(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from methods.blocks import slices
 from methods.gaussian import FLOOR, ClassMaps, barycentre, covariance, power, transport
 
 TYLER_ROUNDS = 30
@@ -29,7 +30,11 @@ def tyler_shape(some: np.ndarray) -> np.ndarray:
 
 def squared_lengths(centred: np.ndarray, inverse: np.ndarray) -> np.ndarray:
     """(n,) xᵀ M x of users (n, d), M the inverse (d, d) of a shape."""
-    return np.einsum("ij,ij->i", centred @ inverse, centred)
+    squared = np.empty(len(centred))
+    for block in slices(len(centred)):
+        some = centred[block]
+        squared[block] = np.einsum("ij,ij->i", some @ inverse, some)
+    return squared
 
 
 def alike(radius: np.ndarray, z: np.ndarray, own: np.ndarray, common: np.ndarray) -> np.ndarray:

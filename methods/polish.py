@@ -15,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from methods.atoms import Atoms, collapsed
+from methods.blocks import slices
 from methods.gaussian import FLOOR, covariance, power
 from methods.partition import MOST
 
@@ -118,10 +119,10 @@ class Round:
             radius: (n,) float32.
             labels, fold: (n,) int64.
         """
-        s = radius[:, None] if self.scaled else np.float32(1)
+        s = _width(radius, self.scaled)
         coefficients = self.ridges.transpose(0, 2, 1)[fold, labels]
         gradient = self.view.gradient(v * s, coefficients) * s
-        return v - self.steps[labels, None] * (gradient - s * self.drift[labels])
+        return v - self.steps[labels, None] * _step(gradient, s, self.drift[labels])
 
 
 def polish(
@@ -159,6 +160,7 @@ def polish(
     weight = (n / (len(count) * count[labels])).astype(np.float32)
     targets = np.eye(len(count), dtype=np.float32)[labels]
     targets -= targets.mean(0)
+    own = np.empty_like(v)  # gradients
     white = power(covariance(v[rng.choice(n, min(n, MOST), False)].astype(np.float64)), -0.5)
     for number in tqdm(range(rounds), desc="polishing", unit="round", leave=False):
         scaled = number % 3 == 2 or number % 6 == 3
@@ -174,7 +176,6 @@ def polish(
             view = _view(number // 2 if atoms else number, known, white, rng)
         fold = folds(number)
         ridges = _ridges(view, known, targets[fit_on], weight[fit_on], fold[fit_on])
-        own = np.empty_like(v)
         total, squares = np.zeros((2, len(count), len(count)))
         for k, ridge in enumerate(ridges):
             users = np.flatnonzero(fold == k)
@@ -184,7 +185,7 @@ def polish(
                 np.add.at(total, labels[some], scores)
                 if not of_all:
                     np.add.at(squares, labels[some], scores**2)
-                own[some] = gradient * radius[some, None] if scaled else gradient
+                own[some] = gradient * _width(radius[some], scaled)
         mean = total / count[:, None]
         excess = np.diag(mean) - p @ mean
         if not of_all:
@@ -195,21 +196,33 @@ def polish(
         drift = np.zeros((len(count), v.shape[1]), np.float32)
         for c in range(len(count)):
             users = np.flatnonzero(labels == c)
-            gradient = step = own[users]
+            blocks = [users[block] for block in slices(len(users))]
+            parts = [(some, _width(radius[some], scaled)) for some in blocks]
+            many = np.float32(len(users))
             if not view.shifts:
-                s = radius[users, None] if scaled else np.ones((1, 1), np.float32)
-                weighted = s * gradient if scaled else gradient
-                drift[c] = weighted.mean(0) / (s**2).mean()
-                step = gradient - s * drift[c]
-            slope = max(float((gradient * step).sum(1).mean()), flat)
+                weighted = sum((s * own[some]).sum(0) for some, s in parts) / many
+                drift[c] = weighted / (sum((s**2).sum() for _, s in parts) / many)
+            slopes = (own[some] * _step(own[some], s, drift[c]) for some, s in parts)
+            slope = max(float(sum(one.sum(1).sum() for one in slopes) / many), flat)
             steps[c] = STEP * excess[c] / slope
-            v[users] -= steps[c] * step
+            for some, s in parts:
+                v[some] -= steps[c] * _step(own[some], s, drift[c])
         yield Round(view, scaled, ridges, steps, drift), float(np.abs(excess).max())
 
 
 def _seen(v: np.ndarray, radius: np.ndarray, some: np.ndarray, scaled: bool) -> np.ndarray:
     """(m, d), v of some users, or radius · v."""
-    return v[some] * radius[some, None] if scaled else v[some]
+    return v[some] * _width(radius[some], scaled)
+
+
+def _width(radius: np.ndarray, scaled: bool) -> np.ndarray:
+    """(m, 1), what a view of users takes their v times."""
+    return radius[:, None] if scaled else np.ones_like(radius)[:, None]
+
+
+def _step(gradient: np.ndarray, width: np.ndarray, drift: np.ndarray) -> np.ndarray:
+    """(m, d), the way along a view's gradient that leaves the class's mean where it is."""
+    return gradient - width * drift
 
 
 def _view(number: int, z: np.ndarray, white: np.ndarray, rng: np.random.Generator) -> View:

@@ -1,11 +1,14 @@
 """Calibrated unlearning: what is planted is gone, what isn't there isn't put there."""
 
+from dataclasses import astuple
+
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits
 
+from methods import blocks
 from methods.calibrated import (
     CalibratedOptions,
     as_random_partition,
@@ -13,7 +16,7 @@ from methods.calibrated import (
     fit,
     tyler_radius,
 )
-from methods.gaussian import ClassMaps, barycentre, covariance, power, transport
+from methods.gaussian import ClassMaps, Moments, barycentre, covariance, power, transport
 from methods.partition import Pool, Turn, to_groups
 from tests.test_audit import CV, shifted, spread, xor
 from utils.audit.leakage import summarise
@@ -250,6 +253,31 @@ def test_users_of_unknown_label_stay_and_a_seed_repeats():
 
 
 @pytest.mark.thorough
+def test_blocks_of_users_change_nothing_but_rounding(monkeypatch):
+    """Moments, radii, maps and the polish's steps, for more users than a block has."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 1000)
+    x = rng.standard_t(5, size=(1000, 4)) @ random_covariance(rng, 4) + 9 + labels[:, None]
+
+    def edited():
+        return calibrate(x, labels, Turn(0.5, 1), 12, np.random.default_rng(1), "both").table
+
+    at_once, moments = edited(), Moments.of(x, labels, 3)
+    for c in range(3):
+        own = x[labels == c]
+        np.testing.assert_allclose(moments.means[c], own.mean(0))
+        np.testing.assert_allclose(moments.covariances()[c], np.cov(own.T, ddof=0))
+    monkeypatch.setattr(blocks, "BLOCK", 64)
+    for before, after in zip(
+        (moments.counts, moments.means, moments.scatters),
+        astuple(Moments.of(x, labels, 3)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(after, before)
+    assert not np.array_equal(edited(), at_once)  # the blocks were other ones
+    np.testing.assert_allclose(edited(), at_once, atol=1e-4)
+
+
 def test_tables_are_taken_side_by_side():
     """Neither table tells anything alone."""
     rng = np.random.default_rng(0)
