@@ -120,6 +120,25 @@ def test_rows_of_calibrated_s_first_defaults_stay_apart_and_say_so(tmp_path):
     assert [row[0] for row in places.rows] == titles
 
 
+def test_originals_of_another_training_have_a_frontier_of_their_own(tmp_path):
+    rows(tmp_path, "calibrated", 0, "served", {"gmf": 0.04})
+    rows(tmp_path, "calibrated", 1, "served", {"gmf": 0.3}, batch_size=8192)
+    for training in ({}, {"batch_size": 8192}):
+        over = 0.2 if training else 0.1
+        rows(tmp_path / "frontier", "calibrated", 0, "served", {"gmf": over}, **training)
+    *_, tables, _, plain, other, _ = erasers_page(tmp_path)
+    assert tables.parts[0].startswith("Seeds 0;")
+    assert [one.title for one in (plain, other)] == [
+        "Frontier: NMF on ML-100K, gender",
+        "Frontier: NMF on ML-100K, `batch_size=8192`, gender",
+    ]
+    grids = [part for one in (plain, other) for part in one.parts if isinstance(part, Grid)]
+    assert [[row[3][:5], row[4][:5]] for grid in grids for row in grid.rows] == [
+        ["", "0.000"],
+        ["", "0.100"],
+    ]
+
+
 def test_a_dial_moves_no_row_of_the_tables(tmp_path):
     rows(tmp_path, "calibrated", 0, "served", {"gmf": 0.04})
     rows(tmp_path, "calibrated", 1, "served", {"gmf": 0.3}, calibrated_rounds=0)

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -481,6 +482,17 @@ def test_a_claim_without_figures_is_open():
 
 
 # --- files ----------------------------------------------------------------------------------
+
+
+@pytest.mark.thorough
+def test_the_committed_pages_are_those_of_their_rows(tmp_path):
+    committed = PROJECT / "exp_results"
+    for name in ("tables", "figures"):
+        shutil.copytree(committed / name, tmp_path / name)
+    assert report_command([str(tmp_path / "tables")]) == 0
+    for name in ("reproduction.md", "reproduction.csv", "deviations.md", "erasers.md"):
+        made = (tmp_path / "tables" / name).read_text()
+        assert made == (committed / "tables" / name).read_text(), name
 
 
 def test_all_three_forms_hold_the_same_cells(write, tmp_path, capsys):

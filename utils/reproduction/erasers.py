@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from methods import METHODS, ExperimentConfig
+from utils.config import Group, identity
 from utils.pages.parts import Grid, Section, Tone
 from utils.reproduction.frontier import frontier_sections
 from utils.reproduction.results import block_title
@@ -69,6 +70,8 @@ LIMITS = (
 SCOPES = ("embedding", "tables", "served")
 EARLIER = "calibrated_band=0 calibrated_views=scaled"
 """A dial: calibrated's first defaults."""
+TRAINING = identity(ExperimentConfig(), {Group.DATA, Group.TRAINING}).keys()
+"""Keys that make another original."""
 
 
 def erasers_page(folder: Path) -> list[Section]:
@@ -84,7 +87,13 @@ def erasers_page(folder: Path) -> list[Section]:
     return [
         Section(title, list(INTRODUCTION)),
         Section("Methods", list(METHODS_SAID)),
-        *_blocks(audits[audits["dial"].isin(["", EARLIER]) & (audits["trained_on"] == "audited")]),
+        *_blocks(
+            audits[
+                audits["dial"].isin(["", EARLIER])
+                & (audits["training"] == "")
+                & (audits["trained_on"] == "audited")
+            ]
+        ),
         *frontier_sections(_frame(folder / "frontier")),
         Section("Limits", list(LIMITS)),
     ]
@@ -178,6 +187,8 @@ def _frame(folder: Path) -> pd.DataFrame:
     audits["leaks"] = audits["leaks"] == "yes"
     settings = [json.loads(runs.get(run, {}).get("settings") or "{}") for run in audits["run"]]
     audits["scope"] = [one.pop("scope", "embedding") for one in settings]
+    training = [{key: one.pop(key) for key in TRAINING & one.keys()} for one in settings]
+    audits["training"] = [_as_arguments(one) for one in training]
     audits["dial"] = [
         _dial(one, alpha) for one, alpha in zip(settings, audits["au_trade_off"], strict=True)
     ]
@@ -191,7 +202,12 @@ def _frame(folder: Path) -> pd.DataFrame:
 
 
 def _dial(settings: dict[str, Any], alpha: str) -> str:
-    """What a run was told beside its scope, as on the command line."""
+    """What a run was told of its method, as on the command line."""
     if alpha and float(alpha) != ExperimentConfig.au_trade_off:
         settings = settings | {"au_trade_off": alpha}
+    return _as_arguments(settings)
+
+
+def _as_arguments(settings: dict[str, Any]) -> str:
+    """As on the command line."""
     return " ".join(f"{key}={value}" for key, value in sorted(settings.items()))

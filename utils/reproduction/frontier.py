@@ -78,16 +78,19 @@ class Point(NamedTuple):
 
 
 def frontier_sections(audits: pd.DataFrame) -> Iterator[Section]:
-    """What is common to all, and a section a dataset, model and attribute; none without audits.
+    """What is common to all, and a section a dataset, model, its training and attribute; none
+    without audits.
 
     Args:
-        audits: a row a place, with columns dial, scope and seconds beside the record's.
+        audits: a row a place, with columns dial, scope, training and seconds beside the record's.
     """
     if not audits.empty:
         yield Section("Frontiers", list(SAID))
-    for (dataset, model, attribute), block in audits.groupby(["dataset", "model", "attribute"]):
+    of_block = ["dataset", "model", "training", "attribute"]
+    for (dataset, model, training, attribute), block in audits.groupby(of_block):
         seeds, points = points_of(block)
-        title = f"Frontier: {block_title(dataset, model)}, {attribute}"
+        original = block_title(dataset, model) + (f", `{training}`" if training else "")
+        title = f"Frontier: {original}, {attribute}"
         yield Section(title, [f"Seeds {', '.join(seeds)}.", _grid(points)])
 
 
