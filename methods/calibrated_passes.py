@@ -351,8 +351,8 @@ def _shape(some: np.ndarray, varies: np.ndarray, centre: np.ndarray) -> Radii:
     if atoms := atoms_of(some[:, varies])[1]:
         column = np.flatnonzero(varies)[atoms[0].column]
         raise UserError(
-            f"many users share a value of dimension {column}, and calibrated edits such a table by "
-            "rank, which has to have all users in memory: leave out stream=on, or take "
+            f"many users share a value of dimension {column}, or nearly, and calibrated edits such "
+            "a table by rank, which has to have all users in memory: leave out stream=on, or take "
             "method=barycentre"
         )
     if uneven(some[:, varies]):
