@@ -27,7 +27,7 @@ from data.dataset import Attribute, Dataset, load_attribute, load_dataset
 from data.prepare import PrepareSettings, locked_dataset, prepared_folder
 from data.sampling import NegativeSampler
 from data.sources.formats import default_min_interactions
-from data.tables.files import load_table, save_table, with_people
+from data.tables.files import load_items, load_table, save_table, with_people
 from data.tables.formats import save_array
 from data.tables.labels import load_labels
 from data.tables.manifest import hand_over
@@ -60,6 +60,7 @@ from utils.runs.session import session
 from utils.runtime import available_cores, resolve_device
 from utils.seeds import numpy_generator, torch_generator
 from utils.threads import Threads
+from utils.top_items import TOP, top_kept
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +90,8 @@ def run_together(config: RunConfig, ranks: Ranks, asked: bool = True) -> dict[st
     """
     method, device = METHODS[config.method], resolve_device(config.device)
     data = ranks.in_turn(lambda: load(config, device))
-    given = {"original": config.user_embedding, "labels": config.labels}
+    given = {"original": config.user_embedding, "items": config.item_embedding}
+    given["labels"] = config.labels
     sums = {f"the SHA-256 of {given.get(one) or one}": sha for one, sha in data.checksums.items()}
     ranks.check_same(sums, SAME_FOLDERS)
     groups = method.groups - (set() if data.dataset else {Group.DATA, Group.TRAINING})
@@ -135,6 +137,7 @@ class Data:
     Attributes:
         dataset: what to train and rank with, on the run's device; None where a table is given.
         table: somebody else's embedding; None where a dataset is given.
+        items: (n_items, d), what its scores are made with; None if not given.
         attribute: the users' labels, if the method needs them.
         labels: the same on the run's device; -1, too, of those that the method isn't shown.
         parts: the same by attribute; of one alone, that one.
@@ -143,6 +146,7 @@ class Data:
 
     dataset: Dataset | None
     table: UserTable | None
+    items: np.ndarray | None
     attribute: Attribute | None
     labels: Tensor | None
     parts: Mapping[str, Tensor]
@@ -166,7 +170,7 @@ def load(config: RunConfig, device: torch.device) -> Data:
     """
     if config.user_embedding:
         assert config.labels  # checked at the door
-        path, dataset = Path(config.user_embedding), None
+        path, dataset, items = Path(config.user_embedding), None, None
         table = load_table(path, config.table)
         check_squares(path, table.vectors)
         attribute: Attribute | None = load_labels(
@@ -175,18 +179,22 @@ def load(config: RunConfig, device: torch.device) -> Data:
         checksums = {"original": file_checksum(path)}
         if config.table:
             checksums["table"] = table.name
+        if config.item_embedding:
+            items = load_items(Path(config.item_embedding), table.vectors.shape[1])
+            checksums["items"] = file_checksum(Path(config.item_embedding))
     else:
         table = None
+        items = None
         dataset, attribute = load_prepared(config)
         dataset = dataset.to(device)
         checksums = {"data": dataset.checksum}
     if not attribute:
-        return Data(dataset, table, None, None, {}, checksums)
+        return Data(dataset, table, items, None, None, {}, checksums)
     checksums["labels"] = attribute.checksum
     seen = attribute.seen(config.labels_seen, config.seed)
     labels = torch.from_numpy(seen.labels).to(device)
     parts = {name: torch.from_numpy(one).to(device) for name, one in seen.apart().items()}
-    return Data(dataset, table, attribute, labels, parts, checksums)
+    return Data(dataset, table, items, attribute, labels, parts, checksums)
 
 
 def load_prepared(config: RunConfig) -> tuple[Dataset, Attribute | None]:
@@ -340,7 +348,19 @@ def unlearn_table(
         write_json_lines(folder.path / "metrics.jsonl", eraser.history)
 
     ranks.alone(keep)
-    return recorded(eraser, given.dtype)
+    return recorded(eraser, given.dtype) | lists_kept(tables, eraser, data.items)
+
+
+def lists_kept(tables: UserTables, eraser: Eraser, items: np.ndarray | None) -> dict[str, Any]:
+    """What a summary says of the users' best items, where the items are known."""
+    if items is None:
+        return {}
+    (before,), (after,) = (
+        [one.cpu().numpy() for one in some.values()] for some in (tables, eraser.apply(tables))
+    )
+    top = min(TOP, len(items))
+    kept = top_kept(before, after, items.astype(before.dtype), top=top)
+    return {"top_items": {"of": len(items), "top": top, "kept": kept}}
 
 
 def keep_eraser(config: RunConfig, eraser: Eraser, data: Data, folder: RunFolder) -> None:
@@ -419,8 +439,9 @@ def save(
 def same(config: RunConfig) -> str:
     """What tells a run apart within a sweep."""
     groups = METHODS[config.method].groups
-    files = config.user_embedding, config.table, config.labels, config.eraser, config.output
-    return f"{run_path(config, groups)} {identity(config, groups)} {files}"
+    files = ("user_embedding", "table", "item_embedding", "labels", "eraser", "output")
+    given = [getattr(config, name) for name in files]
+    return f"{run_path(config, groups)} {identity(config, groups)} {given}"
 
 
 def close(summaries: list[dict[str, Any]], config: RunConfig) -> None:

@@ -46,8 +46,8 @@ from utils.pages.render import markdown
 from utils.runtime import available_cores
 from utils.seeds import numpy_generator
 from utils.threads import UNCHANGED
+from utils.top_items import top_kept
 
-TOP = 10
 COLUMNS = (
     "dataset", "library", "d", "method", "attribute", "seed", "attacker", "auc", "leakage",
     "null_95", "p", "kept", "seconds",
@@ -140,18 +140,6 @@ def quietly() -> Iterator[None]:
         yield
 
 
-def top_items(factors: Factors, seen: csr_array) -> np.ndarray:
-    """(n, TOP) best items that a user doesn't have, in no order."""
-    scores = factors.users @ factors.items.T
-    scores[seen.nonzero()] = -np.inf
-    return np.argpartition(-scores, TOP, axis=1)[:, :TOP]
-
-
-def kept(before: np.ndarray, after: np.ndarray) -> float:
-    """How many of a user's items before are there after, on average."""
-    return float(np.mean([len(np.intersect1d(*pair)) for pair in zip(before, after, strict=True)]))
-
-
 def edited(edit: str, users: np.ndarray, labels: np.ndarray, seed: int) -> tuple[np.ndarray, float]:
     """The table after one of EDITS, and its seconds."""
     method, keys = EDITS[edit]
@@ -189,7 +177,6 @@ def rows_of(options: argparse.Namespace, done: list[dict[str, str]]) -> Iterator
             factors = Factors(
                 *(x.astype(np.float32) for x in LIBRARIES[library](seen, options.seed))
             )
-        before = top_items(factors, seen)
         for method in missing:
             users, seconds = edited(method, factors.users, attribute.labels, options.seed)
             counts = attribute.counts()
@@ -201,7 +188,7 @@ def rows_of(options: argparse.Namespace, done: list[dict[str, str]]) -> Iterator
                 "method": method,
                 **{key: f"{found[key]:.4g}" for key in ("auc", "leakage", "null_95", "p")},
                 "attacker": found["attacker"],
-                "kept": f"{kept(before, top_items(Factors(users, factors.items), seen)):.2f}",
+                "kept": f"{top_kept(factors.users, users, factors.items, seen):.2f}",
                 "seconds": f"{seconds:.2f}",
             }
 

@@ -52,9 +52,9 @@ def check_run(config: RunConfig) -> None:
             f"user_embedding {path} needs labels=FILE, a method that edits a finished embedding "
             f'({able}) and regularizer "frobenius": there is no model to train or to rank with'
         )
-    if (config.output or config.table) and not path:
-        what = "output" if config.output else "table"
-        raise UserError(f"{what} belongs to user_embedding=FILE, which is missing")
+    for what in ("output", "table", "item_embedding"):
+        if getattr(config, what) and not path:
+            raise UserError(f"{what} belongs to user_embedding=FILE, which is missing")
     if path and config.labels_seen < 1:
         raise UserError(
             f"labels_seen {config.labels_seen:g} is of a run on a dataset; leave labels out of "
@@ -120,7 +120,7 @@ def check_stream(config: RunConfig) -> None:
             f"stream=on needs method {', '.join(able)} or {last}; {config.method} has to have all "
             "users in memory"
         )
-    for name in ("eraser", "record", "scope", "labels_seen"):
+    for name in ("eraser", "record", "scope", "labels_seen", "item_embedding"):
         if getattr(config, name) != default(config, name):
             raise UserError(
                 f"{name} {getattr(config, name)} does not go with stream=on; leave it out"
@@ -163,10 +163,10 @@ def check_eraser(config: RunConfig) -> None:
     """
     if not (config.user_embedding and config.output):
         raise UserError(f"eraser {config.eraser} needs user_embedding=FILE to edit and output=FILE")
-    if config.method != "original" or config.labels:
+    if config.method != "original" or config.labels or config.item_embedding:
         raise UserError(
-            f"eraser {config.eraser} was fitted before; leave method and labels out, which are for "
-            "fitting one"
+            f"eraser {config.eraser} was fitted before; leave method, labels and item_embedding "
+            "out, which are for fitting one"
         )
     if config.record:
         raise UserError(
@@ -188,7 +188,7 @@ def check_formats(config: RunConfig) -> None:
     target = Path(config.output)
     format_of(target)
     written = [path.resolve() for path in (target, manifest_path(target))]
-    for name in ("user_embedding", "labels", "eraser"):
+    for name in ("user_embedding", "item_embedding", "labels", "eraser"):
         path = getattr(config, name)
         if path and Path(path).resolve() in written:
             raise UserError(f"output {target} would write over {name} {path}; give it another name")

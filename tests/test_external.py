@@ -145,6 +145,63 @@ def test_nan_among_numbers_is_unknown(tmp_path):
     assert load_labels(tmp_path / "labels.npy", "gender", 3).labels.tolist() == [0, -1, 1]
 
 
+def with_items(workspace, items, user_vectors):
+    np.save(workspace / "mine.npy", user_vectors)
+    np.save(workspace / "items.npy", items)
+    write_labels(workspace, planted()[1])
+    return ["method=leace", "item_embedding=items.npy"]
+
+
+def test_a_run_counts_how_many_of_a_users_best_items_stay(workspace, capsys):
+    embedding, _ = planted()
+    items = np.random.default_rng(1).normal(size=(40, 6))
+    assert unlearn(*with_items(workspace, items, embedding)) == 0
+    folder = workspace / "exp_results/external/mine/leace/seed-0"
+    edited = np.load(folder / "weights/user_embedding.npy")
+    kept = [
+        len(set(np.argsort(-one @ items.T)[:10]) & set(np.argsort(-other @ items.T)[:10]))
+        for one, other in zip(embedding, edited, strict=True)
+    ]
+    assert 5 < np.mean(kept) < 10
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["top_items"]["of"] == 40
+    assert summary["top_items"]["kept"] == pytest.approx(np.mean(kept), abs=0.05)  # of ties
+    said = f"top 10 of 40 items {summary['top_items']['kept']:.2f} stay"
+    assert said in capsys.readouterr().out
+    np.save(workspace / "items.npy", items[:7])  # another file: done anew
+    assert unlearn("method=leace", "item_embedding=items.npy") == 0
+    assert "top 7 of 7 items 7.00 stay" in capsys.readouterr().out
+
+
+def test_items_may_stand_beside_the_users_in_one_file(workspace, capsys):
+    embedding, labels = planted()
+    items = np.random.default_rng(1).normal(size=(40, 6))
+    both = {"user_factors": embedding, "item_factors": items.astype(np.float32)}
+    np.savez(workspace / "mine.npz", **both, biases=np.zeros((3, 3)))
+    write_labels(workspace, labels)
+    keys = ["user_embedding=mine.npz", "item_embedding=mine.npz", "labels=labels.csv"]
+    assert main.main([*keys, "method=leace"]) == 0
+    assert "top 10 of 40 items" in capsys.readouterr().out
+    np.savez(workspace / "mine.npz", **both, item_biases=np.zeros((3, 3)))
+    assert main.main([*keys, "method=leace"]) == 2
+    said = "by its name of items if there are others, and has item_factors (40, 6), item_biases"
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("items", "says"),
+    [
+        (np.ones((40, 5)), "items.npy has vectors of 5 dimensions, and the users' have 6"),
+        (np.full((40, 6), np.nan), "items.npy: row 0 has a value that is not finite"),
+        (np.ones(40), "items.npy must hold a float array"),
+        (np.ones((40, 6), int), "items.npy must hold a float array"),
+    ],
+)
+def test_items_that_no_user_can_be_multiplied_with(workspace, capsys, items, says):
+    assert unlearn(*with_items(workspace, items, planted()[0])) == 2
+    assert says in capsys.readouterr().err
+
+
 def test_a_finished_one_is_shown_and_a_changed_file_is_done_anew(workspace, capsys):
     embedding, labels = planted()
     np.save(workspace / "mine.npy", embedding)

@@ -161,6 +161,9 @@ class RunConfig:
     table: Text | None = key(None, Group.PLACE)
     """Which table of a file with several: the name of an array, tensor or column. null = the only
     one, or the one called user_embedding."""
+    item_embedding: File | None = key(None, Group.PLACE)
+    """The items' vectors (n_items, d) that user_embedding's are multiplied with: a file of the same
+    kinds, or the same one. Then the run says how many of a user's top 10 items stay."""
     labels: LabelFile = key(None, Group.PLACE)
     output: File | None = key(None, Group.PLACE)
     """Where to write the edited embedding besides the run folder, in the format of this name: the

@@ -89,6 +89,13 @@ def describe_run(
         log.info("  attributes hidden: %s", attributes)
     if "moved" in summary:
         log.info("  the embedding moved by %.3f of its norm", summary["moved"])
+    if lists := summary.get("top_items"):
+        log.info(
+            "  of a user's top %d of %d items %.2f stay, on average",
+            lists["top"],
+            lists["of"],
+            lists["kept"],
+        )
     if "left" in (losses := summary.get("losses", {})):
         log.info("  %s", _what_is_left(losses))
     verb = "unlearned" if "moved" in summary else "trained"

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from data.tables.formats import NPY, format_of
-from data.tables.user_table import UserTable, check_table, is_table
+from data.tables.user_table import UserTable, check_table, check_values, is_table
 from utils.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -47,6 +47,35 @@ def load_table(path: Path, name: str | None = None) -> UserTable:
     """
     tables = {table.name: table for table in load_tables(path, name)}
     return tables[_one(path, {one: table.vectors.shape for one, table in tables.items()})]
+
+
+def load_items(path: Path, d: int) -> np.ndarray:
+    """The one table (m, d) of items' vectors: of several the one with "item" in its name.
+
+    Raises:
+        UserError: no such file, none or several such tables, other dimensions than d, or a value
+            that is not finite.
+    """
+    form = format_of(path)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; name one file of it")
+    tables = {table.name: table.vectors for table in form.read(path) if is_table(table.vectors)}
+    of_items = [name for name in tables if "item" in name.lower()] or list(tables)
+    if len(of_items) != 1:
+        shapes = {name: tables[name].shape for name in of_items}
+        said = f"has {_listed(shapes)}" if shapes else "has none"
+        raise UserError(
+            f"{path} must hold one float array (n_items, d), by its name of items if there are "
+            f"others, and {said}"
+        )
+    (items,) = (tables[name] for name in of_items)
+    if items.shape[1] != d:
+        raise UserError(
+            f"{path} has vectors of {items.shape[1]} dimensions, and the users' have {d}; scores "
+            "are their inner products"
+        )
+    check_values(path, items)
+    return items
 
 
 def table_meant(path: Path, shapes: Mapping[str, tuple[int, ...]], name: str | None) -> str:
