@@ -54,7 +54,14 @@ from utils.ranks import SAME_FOLDERS, SAME_KEYS, Ranks, joined
 from utils.reproduction import renew_report
 from utils.runs.checkpoint import CheckpointFile
 from utils.runs.files import file_checksum, write_json_lines
-from utils.runs.folder import RunFolder, edited_path, load_weights, run_path, save_weights
+from utils.runs.folder import (
+    RunFolder,
+    default,
+    edited_path,
+    load_weights,
+    run_path,
+    save_weights,
+)
 from utils.runs.records import runs
 from utils.runs.session import session
 from utils.runtime import available_cores, resolve_device
@@ -217,13 +224,16 @@ def load_prepared(config: RunConfig) -> tuple[Dataset, Attribute | None]:
     with locked_dataset(Path(config.dataset_path), config.dataset):
         folder = prepared_folder(Path(config.dataset_path), config.dataset, settings)
         dataset = load_dataset(folder, config.dataset, hold_out_validation, config.split_seed)
-        attribute = load_attribute(folder, config.attribute) if Group.ATTRIBUTE in groups else None
+        needed = Group.ATTRIBUTE in groups
+        # one that isn't there is refused now, not after the training by the attack
+        asked = needed or config.attribute != default(config, "attribute")
+        attribute = load_attribute(folder, config.attribute) if asked else None
     if ranks(options) and options.ranking_top > dataset.n_items:
         raise UserError(
             f"ranking_top {options.ranking_top} is more than the {dataset.n_items} items of "
             f"{config.dataset}; lower it"
         )
-    return dataset, attribute
+    return dataset, attribute if needed else None
 
 
 def fresh_model(config: RunConfig, dataset: Dataset) -> Recommender:

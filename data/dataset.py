@@ -348,7 +348,7 @@ def _attribute(users: pd.DataFrame, name: str, folder: Path) -> Attribute:
     attribute = Attribute.from_values(name, users[name])
     if len(attribute.classes) < 2:
         raise UserError(
-            f'attribute "{name}" in {folder} has the classes {list(attribute.classes)}: '
+            f'attribute "{name}" in {folder} has the classes {", ".join(attribute.classes)}: '
             "at least two are needed, or there is nothing to tell apart"
         )
     return attribute

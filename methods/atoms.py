@@ -64,7 +64,7 @@ class Atoms:
         return low, np.where(self.high < 1, np.quantile(own, self.high), np.inf)
 
 
-def atoms_of(x: np.ndarray) -> tuple[np.ndarray, list[Atoms]]:
+def uncrowded_with_atoms(x: np.ndarray) -> tuple[np.ndarray, list[Atoms]]:
     """A table (n, d) whose crowds are one value each, their median, and the atoms of each of its
     columns that has some. Without a crowd it is the given one.
     """

@@ -4,9 +4,7 @@ pages first.
 """
 
 BLOCK = 2**13
-"""Users of a block. A power of two: BLAS computes a product's last few rows, fewer than a vector
-register holds, by other code.
-"""
+"""Users of a block."""
 
 
 def slices(users: int) -> list[slice]:

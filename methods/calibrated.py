@@ -46,13 +46,7 @@ import numpy as np
 import pydantic
 from threadpoolctl import threadpool_limits
 
-from methods.atoms import (
-    Atoms,
-    atoms_of,
-    by_rank,
-    normal_scores,
-    with_sums,
-)
+from methods.atoms import Atoms, by_rank, normal_scores, uncrowded_with_atoms, with_sums
 from methods.base import Method, TopScorer
 from methods.calibrated_passes import ToGroups, learn
 from methods.coordinates import even, uneven
@@ -138,15 +132,17 @@ def calibrate(
         views: see `CalibratedOptions`.
     """
     start = time.perf_counter()
-    x = table.astype(np.float64)
-    edited, history = x, list[dict[str, float]]()
+    x = table.astype(np.float64, order="C")
+    edited = x
+    history: list[dict[str, float]] = []
     varies = (x != x[0]).any(0)  # a constant column tells nothing, and is to stay one
     if varies.all():
         edited, history = _of_varying(x, labels, turn, rounds, rng, views)
     elif varies.any():
+        own = np.compress(varies, x, axis=1)  # in C's order, as x is
+        own, history = _of_varying(own, labels, turn, rounds, rng, views)
         edited = x.copy()
-        own = np.compress(varies, x, axis=1)  # in C's order, as the whole table is
-        edited[:, varies], history = _of_varying(own, labels, turn, rounds, rng, views)
+        edited[:, varies] = own
     return Calibrated(edited, share_moved(x, edited), history, time.perf_counter() - start)
 
 
@@ -159,20 +155,19 @@ def _of_varying(
     views: Views,
 ) -> tuple[np.ndarray, list[dict[str, float]]]:
     """A table all of whose columns vary, edited in the coordinates that suit it."""
-    single, atoms = atoms_of(x)
+    single, atoms = uncrowded_with_atoms(x)
     if atoms:
         scores = normal_scores(single, rng)
-        z, history = _calibrated(scores, False, labels, turn, 2 * rounds, rng, "scaled", atoms)
+        z, history = _calibrated(scores, labels, turn, 2 * rounds, rng, "scaled", atoms)
         return with_sums(by_rank(z, single), x), history
     coordinates = even(x) if uneven(x) else None
     y = (x - x.mean(0)) @ coordinates.to if coordinates else x
-    z, history = _calibrated(y, y.shape[1] > 1, labels, turn, TIMES[views] * rounds, rng, views, [])
+    z, history = _calibrated(y, labels, turn, TIMES[views] * rounds, rng, views, [])
     return x + (z - y) @ coordinates.back if coordinates else z, history
 
 
 def _calibrated(
     x: np.ndarray,
-    radii: bool,
     labels: np.ndarray,
     turn: Turn,
     rounds: int,
@@ -180,10 +175,10 @@ def _calibrated(
     views: Views,
     atoms: list[Atoms],
 ) -> tuple[np.ndarray, list[dict[str, float]]]:
-    """The four steps, with radii apart or not."""
+    """The four steps; without radii where there are atoms, or one dimension."""
     centre = x.mean(0)
     v = x - centre
-    radius = tyler_radius(v, rng) if radii else np.ones(len(v))
+    radius = np.ones(len(v)) if atoms or v.shape[1] == 1 else tyler_radius(v, rng)
     v /= radius[:, None]
     v, radius = as_random_partition(v, radius, labels, turn, rng)
     near = v.astype(np.float32)

@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from methods.atoms import atoms_of
+from methods.atoms import uncrowded_with_atoms
 from methods.coordinates import uneven
 from methods.gaussian import FLOOR, ClassMaps, Moments, power, shrunk
 from methods.histogram import Histogram
@@ -348,7 +348,7 @@ def _shape(some: np.ndarray, varies: np.ndarray, centre: np.ndarray) -> Radii:
             f"all users are within {spread:g}, whose squares float64 can't hold; multiply all "
             "shards by a constant"
         )
-    if atoms := atoms_of(some[:, varies])[1]:
+    if atoms := uncrowded_with_atoms(some[:, varies])[1]:
         column = np.flatnonzero(varies)[atoms[0].column]
         raise UserError(
             f"many users share a value of dimension {column}, or nearly, and calibrated edits such "

@@ -46,11 +46,17 @@ def check_run(config: RunConfig) -> None:
         raise UserError(f"labels {config.labels} belongs to user_embedding=FILE, which is missing")
     method = METHODS[config.method]
     options = method.options_of(config)
-    if path and not (method.fit and config.labels and not ranks(options)):
+    if path and not method.fit:
         able = ", ".join(name for name in METHODS if METHODS[name].fit)
         raise UserError(
-            f"user_embedding {path} needs labels=FILE, a method that edits a finished embedding "
-            f'({able}) and regularizer "frobenius": there is no model to train or to rank with'
+            f"user_embedding {path} needs a method that edits a finished embedding ({able}); "
+            f"{config.method} is none, and there is no model to train"
+        )
+    if path and not config.labels:
+        raise UserError(f"user_embedding {path} needs labels=FILE, its users' classes")
+    if path and ranks(options):
+        raise UserError(
+            f'user_embedding {path} needs regularizer "frobenius": there is no model to rank with'
         )
     for what in ("output", "table", "item_embedding"):
         if getattr(config, what) and not path:
@@ -64,7 +70,8 @@ def check_run(config: RunConfig) -> None:
         check_formats(config)
     if path and config.scope != "embedding":
         raise UserError(
-            f'scope "{config.scope}" is of a recommender; user_embedding {path} is one table'
+            f'scope "{config.scope}" is of a recommender, and user_embedding {path} one table; '
+            "leave scope out"
         )
     exact = isinstance(options, Eq1Options) and options.unlearn_optimizer == "exact"
     if exact and (config.method != "u2u" or ranks(options)):

@@ -64,7 +64,8 @@ class Moments:
                 own = x[block][labels[block] == c]
                 if len(own):
                     some.counts[c], some.means[c] = len(own), own.mean(0)
-                    some.scatters[c] = scatter(own)
+                    centred = own - some.means[c]
+                    some.scatters[c] = centred.T @ centred
             made = made.merged(some)
         return made
 

@@ -119,7 +119,7 @@ class Round:
             radius: (n,) float32.
             labels, fold: (n,) int64.
         """
-        s = _width(radius, self.scaled)
+        s = _factor(radius, self.scaled)
         coefficients = self.ridges.transpose(0, 2, 1)[fold, labels]
         gradient = self.view.gradient(v * s, coefficients) * s
         return v - self.steps[labels, None] * _step(gradient, s, self.drift[labels])
@@ -185,7 +185,7 @@ def polish(
                 np.add.at(total, labels[some], scores)
                 if not of_all:
                     np.add.at(squares, labels[some], scores**2)
-                own[some] = gradient * _width(radius[some], scaled)
+                own[some] = gradient * _factor(radius[some], scaled)
         mean = total / count[:, None]
         excess = np.diag(mean) - p @ mean
         if not of_all:
@@ -197,7 +197,7 @@ def polish(
         for c in range(len(count)):
             users = np.flatnonzero(labels == c)
             blocks = [users[block] for block in slices(len(users))]
-            parts = [(some, _width(radius[some], scaled)) for some in blocks]
+            parts = [(some, _factor(radius[some], scaled)) for some in blocks]
             many = np.float32(len(users))
             if not view.shifts:
                 weighted = sum((s * own[some]).sum(0) for some, s in parts) / many
@@ -212,17 +212,17 @@ def polish(
 
 def _seen(v: np.ndarray, radius: np.ndarray, some: np.ndarray, scaled: bool) -> np.ndarray:
     """(m, d), v of some users, or radius · v."""
-    return v[some] * _width(radius[some], scaled)
+    return v[some] * _factor(radius[some], scaled)
 
 
-def _width(radius: np.ndarray, scaled: bool) -> np.ndarray:
-    """(m, 1), what a view of users takes their v times."""
+def _factor(radius: np.ndarray, scaled: bool) -> np.ndarray:
+    """(m, 1), what a view sees of users is this times their v."""
     return radius[:, None] if scaled else np.ones_like(radius)[:, None]
 
 
-def _step(gradient: np.ndarray, width: np.ndarray, drift: np.ndarray) -> np.ndarray:
-    """(m, d), the way along a view's gradient that leaves the class's mean where it is."""
-    return gradient - width * drift
+def _step(gradient: np.ndarray, factor: np.ndarray, drift: np.ndarray) -> np.ndarray:
+    """(m, d), a view's gradient less its class's drift, of which a view that shifts has none."""
+    return gradient - factor * drift
 
 
 def _view(number: int, z: np.ndarray, white: np.ndarray, rng: np.random.Generator) -> View:

@@ -53,7 +53,7 @@ from methods.several import FEWEST
 from methods.stamps import check_same, check_unchanged, stamps
 from utils.config import AttackConfig, RunConfig
 from utils.errors import UserError
-from utils.messages import remarks
+from utils.messages import command_for, remarks
 from utils.ranks import SAME_KEYS, Ranks, joined
 from utils.runs.files import file_checksum, read_json_object, replace_file, write_json
 from utils.runs.locks import locked
@@ -99,6 +99,9 @@ def stream(config: RunConfig) -> dict[str, Any]:
         written = write(users, edit, target, ranks)
         ranks.alone(lambda: check_whole(config, users))
         ranks.alone(lambda: finish(target, users, written, time.perf_counter() - start))
+        audit = {"attack": "audit", "user_embedding": config.output, "labels": config.labels}
+        audit |= {"attribute": config.attribute, "table": config.table}
+        ranks.alone(lambda: log.info("Next: %s", command_for("attack.py", AttackConfig, audit)))
     return {"config": asdict(config), "seconds": time.perf_counter() - start}
 
 

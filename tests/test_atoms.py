@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import kstest, norm
 from threadpoolctl import threadpool_limits
 
-from methods.atoms import atoms_of, by_rank, collapsed, normal_scores, with_sums
+from methods.atoms import by_rank, collapsed, normal_scores, uncrowded_with_atoms, with_sums
 from methods.calibrated import calibrate
 from methods.partition import Turn
 from tests.test_audit import CV
@@ -42,7 +42,7 @@ def worst(x, labels):
 def test_atoms_are_found_with_their_shares():
     x = np.array([[0.0, 1, 5], [0, 2, 5], [3, 3, 5], [7, 4, 6]] * 25)
     x[:, 1] += np.arange(100) / 1e3
-    _, (first, third) = atoms_of(x)
+    _, (first, third) = uncrowded_with_atoms(x)
     assert (first.column, first.low.tolist(), first.high.tolist()) == (
         0,
         [0, 0.5, 0.75],
@@ -50,8 +50,8 @@ def test_atoms_are_found_with_their_shares():
     )
     assert third.column == 2
     np.testing.assert_allclose(first.middle, norm.ppf([0.25, 0.625, 0.875]))
-    assert atoms_of(np.random.default_rng(0).normal(size=(500, 3)))[1] == []
-    assert atoms_of(np.arange(6.0).reshape(3, 2))[1] == []  # a single user is no atom
+    assert uncrowded_with_atoms(np.random.default_rng(0).normal(size=(500, 3)))[1] == []
+    assert uncrowded_with_atoms(np.arange(6.0).reshape(3, 2))[1] == []  # a single user is no atom
 
 
 def test_scores_are_normal_whatever_the_ties_and_the_way_back_is_the_table():
@@ -67,7 +67,7 @@ def test_scores_are_normal_whatever_the_ties_and_the_way_back_is_the_table():
 def test_who_is_at_an_atom_is_seen_at_its_middle():
     x, _ = sparse()
     x[:, 1] = np.round(x[:, 1], 1)  # several atoms
-    z, atoms = normal_scores(x, np.random.default_rng(0)), atoms_of(x)[1]
+    z, atoms = normal_scores(x, np.random.default_rng(0)), uncrowded_with_atoms(x)[1]
     seen = collapsed(z, atoms, [one.bounds(z) for one in atoms])
     for one in atoms:
         column, values = x[:, one.column], np.unique(x[:, one.column])
@@ -107,14 +107,14 @@ def test_what_crowds_is_one_value_and_nothing_else_moves():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(900, 3))
     x[:400, 0] = 7 + 1e-4 * rng.random(400)
-    single, atoms = atoms_of(x)
+    single, atoms = uncrowded_with_atoms(x)
     assert [one.column for one in atoms] == [0]
     assert len(np.unique(single[:400, 0])) == 1
     np.testing.assert_array_equal(single[400:], x[400:])
     np.testing.assert_array_equal(single[:, 1:], x[:, 1:])
     heavy = rng.standard_t(2, size=(900, 3))
-    assert atoms_of(heavy) == (heavy, [])
-    again, _ = atoms_of(single)
+    assert uncrowded_with_atoms(heavy) == (heavy, [])
+    again, _ = uncrowded_with_atoms(single)
     np.testing.assert_array_equal(again, single)
 
 

@@ -47,7 +47,8 @@ def test_the_pages_numbers_are_the_audits(audited):
     assert "Leaks: second, read by" in text
     assert f"AUC {verdict['auc']:.3f}: 0.5 is chance" in text
     assert f"95 % interval of this attacker {verdict['interval'][0]:.3f} to" in text
-    assert f"null 95 %: {0.5 + verdict['null_95']:.3f}, p = {verdict['p']:.2g}" in text
+    of_all = f"null 95 % of all places together: {0.5 + verdict['null_95']:.3f}"
+    assert f"{of_all}, p = {verdict['p']:.2g}" in text
     for row in result["places"].values():
         for found in row["attackers"].values():
             assert f"{found['auc']:.3f}" in text

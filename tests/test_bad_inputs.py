@@ -96,9 +96,10 @@ MAIN = {
     "threads=5000": "at most 4096 or null",
     "busy=queue": '"wait", "end"',
     # keys that don't go together, or aren't keys
-    "user_embedding=x.npy": "needs labels=FILE",
+    "user_embedding=x.npy": "needs a method that edits a finished embedding (u2u,",
+    "user_embedding=x.npy method=leace": "needs labels=FILE, its users' classes",
     "user_embedding=x.npy labels=l.csv": "edits a finished embedding (u2u, d2d, leace,",
-    "user_embedding=x.npy labels=l.csv method=d2d regularizer=ranking": "no model to train",
+    "user_embedding=x.npy labels=l.csv method=d2d regularizer=ranking": "no model to rank with",
     "user_embedding=x.npy labels=l.csv method=d2d": "x.npy does not exist",
     "user_embedding=. labels=l.csv method=d2d": "method d2d has to have all users in memory; name",
     "user_embedding=. method=calibrated": "on labels=FOLDER output=FOLDER",

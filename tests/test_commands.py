@@ -342,8 +342,9 @@ def test_of_a_run_that_has_no_checksum_of_its_data_only_the_length_is_known(work
 
 
 def test_an_attribute_that_the_users_do_not_have(workspace, capsys):
-    assert main.main([*QUICK, "method=d2d", "attribute=religion"]) == 2
-    assert "it has: gender, age, occupation" in capsys.readouterr().err
+    for method in ("d2d", "original"):  # the original's run would propose an attack on it
+        assert main.main([*QUICK, f"method={method}", "attribute=religion"]) == 2
+        assert "it has: gender, age, occupation" in capsys.readouterr().err
 
 
 def test_labels_are_numbered_by_name(workspace):

@@ -218,7 +218,7 @@ def test_a_finished_one_is_shown_and_a_changed_file_is_done_anew(workspace, caps
     ("arguments", "says"),
     [
         (["method=original"], "a method that edits a finished embedding (u2u, d2d, leace,"),
-        (["method=d2d", "regularizer=ranking"], "no model to train or to rank with"),
+        (["method=d2d", "regularizer=ranking"], "there is no model to rank with"),
         (["method=d2d", "labels=null"], "needs labels=FILE"),
         (["method=d2d", "labels=no.csv"], "no.csv does not exist"),
         (["method=d2d", "user_embedding=no.npy"], "no.npy does not exist"),

@@ -104,7 +104,7 @@ WRONG = {
     "an id twice": ("id,gender\n7,F\n7,M\n", "the user id 7 is there twice"),
     "one class": ("id,gender\n7,F\n3,F\n", "at least two are needed"),
     "more columns": ("id,gender\n7,F,1\n3,M,2\n", "is not a CSV file"),
-    "nothing": ("", "is not a CSV file"),
+    "nothing": ("", "is empty; it needs a column"),
     "a header alone": ("id,gender\n", "has no labels"),
 }
 

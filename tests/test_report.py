@@ -490,7 +490,8 @@ def test_the_committed_pages_are_those_of_their_rows(tmp_path):
     for name in ("tables", "figures"):
         shutil.copytree(committed / name, tmp_path / name)
     assert report_command([str(tmp_path / "tables")]) == 0
-    for name in ("reproduction.md", "reproduction.csv", "deviations.md", "erasers.md"):
+    stems = ("reproduction.md", "reproduction.html", "reproduction.csv", "deviations.md")
+    for name in (*stems, "erasers.md"):
         made = (tmp_path / "tables" / name).read_text()
         assert made == (committed / "tables" / name).read_text(), name
 

@@ -307,7 +307,7 @@ WRONG = {
     "no labels": "labels/part-1.npy does not exist",
     "fractions": "labels/part-1.npy must hold whole numbers, got float64",
     "numbers": "the labels of vectors/part-1.npy have the class 1088",
-    "one class": 'labels: "gender" has the classes [0]: at least two are needed',
+    "one class": 'labels: "gender" has the classes 0: at least two are needed',
 }
 
 

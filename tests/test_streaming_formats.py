@@ -224,7 +224,7 @@ def test_several_attributes_are_hidden_by_their_combinations(workspace, capsys, 
     assert 'of "gender+age" the combination M+old has 21 users; stream=on needs 50' in said
     assert "names one twice" in refused(capsys, *stream, keys[0], "attribute=age+age")
     truth.to_pandas().assign(age="old").to_csv("few.csv", index=False)
-    one_class = """few.csv: "age" has the classes ['old']: at least two are needed"""
+    one_class = 'few.csv: "age" has the classes old: at least two are needed'
     assert refused(capsys, *stream, *keys) == f"error: {one_class}"
     memory = ["user_embedding=all.parquet", "labels=few.csv", "output=o.npy", *keys]
     assert refused(capsys, *memory) == f"error: {one_class}"

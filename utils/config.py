@@ -206,7 +206,7 @@ class AttackConfig:
     attack: Literal["attack", "audit"] = key("attack", Group.PLACE)
     """"attack": what the papers run, on one place. "audit": attackers of every kind at every place
     where a user has vectors, beside baselines and the null of the worst; writes audit.json and
-    audit.html. It has a protocol of its own, which takes attack_seed and the two audit_ keys."""
+    audit.html. It has a protocol of its own, which takes attack_seed and the audit_ keys."""
     target_model: Name = key("final_model.pth", Group.PLACE)
     """File name of the trained model's weights in a run folder; the attack needs only the
     embedding beside it."""
@@ -219,7 +219,7 @@ class AttackConfig:
     dataset: Name = key("ml-100k", Group.PLACE, sweep=True)
     """The dataset's name."""
     device: Device = key("cuda:0", Group.PLACE)
-    """Kept from the artefact's file; both attackers run on the CPU."""
+    """Kept from the artefact's file; attackers run on the CPU."""
 
     seed: Natural = key(0, Group.PLACE, sweep=True)
     """Seed of the attacked run."""

@@ -261,14 +261,16 @@ def told(row: Mapping[str, Any], classes: int) -> tuple[str, str]:
 def audit_verdict(verdict: Mapping[str, Any], attackers: int, places: int) -> str:
     """An audit's verdict in one line."""
     at, bound = told(verdict, verdict["classes"])
-    null = f"null 95 %: {bound}, p = {verdict['p']:.2g}"
+    everywhere = " of all places together" if places > 1 else ""
+    null = f"null 95 %{everywhere}: {bound}, p = {verdict['p']:.2g}"
     where = f"{verdict['place']}, read by {verdict['attacker']} at {at}"
     if verdict["leaks"]:
         return f"leaks: {where}; {null}"
     if not verdict["can_tell"]:
         return f"too few users to tell: {where}; {null}, so that nothing could be a leak"
+    found = "1 place" if places == 1 else f"{places} places"
     return (
-        f"no leak found: the worst of {attackers} attackers at {places} places is {where}; {null}. "
+        f"no leak found: the worst of {attackers} attackers at {found} is {where}; {null}. "
         "Reduced inference risk, not anonymity: another attacker may find more"
     )
 
@@ -293,6 +295,8 @@ def describe_audit(result: Mapping[str, Any]) -> None:
                 row["p"],
                 "  leaks" if row["leaks"] and not kind else "",
             )
+    if baselines:
+        log.info("  (baselines are what is told without the vectors: no edit hides it)")
     for metric, found in result["utility"].items():
         kept = f" ({found['change']['kept']:.1%} of the original's)" if "change" in found else ""
         classes = ", ".join(f"{name} {one['mean']:.4f}" for name, one in found["classes"].items())

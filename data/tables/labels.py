@@ -95,7 +95,8 @@ def check_least(path: Path, name: str, classes: Sequence[str]) -> None:
     """Refuse an attribute that tells nobody apart."""
     if len(classes) < 2:
         raise UserError(
-            f'{path}: "{name}" has the classes {list(classes)}: at least two are needed'
+            f'{path}: "{name}" has the classes {", ".join(map(str, classes))}: at least two are '
+            "needed"
         )
 
 
@@ -190,6 +191,8 @@ def by_row(
     Raises:
         UserError: another number of rows.
     """
+    if not len(column.values):
+        raise UserError(f"{path} has no rows; it needs a label a user")
     if len(column.values) != n_users:
         raise UserError(
             f"{path} holds {len(column.values)} labels, the embedding has {n_users} rows: one "
@@ -353,6 +356,8 @@ def _text(path: Path) -> pd.DataFrame:
         raise UserError(f"{path} does not exist; name the labels' file") from None
     except PermissionError:
         raise
+    except pd.errors.EmptyDataError:
+        raise UserError(f"{path} is empty; it needs a column named like the attribute") from None
     except (ValueError, OSError) as error:
         raise UserError(f"{path} is not a CSV file ({first_line(error)})") from None
     # RecBole's columns say their types

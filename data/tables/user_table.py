@@ -140,7 +140,10 @@ def check_values(path: Path, vectors: np.ndarray, first: int = 0) -> None:
     """
     if not np.isfinite(vectors).all():
         row = int(np.flatnonzero(~np.isfinite(vectors).all(1))[0])
-        raise UserError(f"{path}: row {first + row} has a value that is not finite")
+        raise UserError(
+            f"{path}: row {first + row} has a value that is not finite; mend such rows, or leave "
+            "them out"
+        )
     row, value = _largest(vectors)
     if abs(value) > FLOAT32_MAX:
         raise UserError(

@@ -70,7 +70,7 @@ LIMITS = (
 SCOPES = ("embedding", "tables", "served")
 EARLIER = "calibrated_band=0 calibrated_views=scaled"
 """A dial: calibrated's first defaults."""
-TRAINING = identity(ExperimentConfig(), {Group.DATA, Group.TRAINING}).keys()
+OF_ORIGINAL = identity(ExperimentConfig(), {Group.DATA, Group.TRAINING}).keys()
 """Keys that make another original."""
 
 
@@ -90,7 +90,7 @@ def erasers_page(folder: Path) -> list[Section]:
         *_blocks(
             audits[
                 audits["dial"].isin(["", EARLIER])
-                & (audits["training"] == "")
+                & (audits["original"] == "")
                 & (audits["trained_on"] == "audited")
             ]
         ),
@@ -187,8 +187,8 @@ def _frame(folder: Path) -> pd.DataFrame:
     audits["leaks"] = audits["leaks"] == "yes"
     settings = [json.loads(runs.get(run, {}).get("settings") or "{}") for run in audits["run"]]
     audits["scope"] = [one.pop("scope", "embedding") for one in settings]
-    training = [{key: one.pop(key) for key in TRAINING & one.keys()} for one in settings]
-    audits["training"] = [_as_arguments(one) for one in training]
+    trained = [{key: one.pop(key) for key in OF_ORIGINAL & one.keys()} for one in settings]
+    audits["original"] = [_as_arguments(one) for one in trained]
     audits["dial"] = [
         _dial(one, alpha) for one, alpha in zip(settings, audits["au_trade_off"], strict=True)
     ]

@@ -78,18 +78,18 @@ class Point(NamedTuple):
 
 
 def frontier_sections(audits: pd.DataFrame) -> Iterator[Section]:
-    """What is common to all, and a section a dataset, model, its training and attribute; none
-    without audits.
+    """What is common to all, and a section a dataset, model, what its original was told, and
+    attribute; none without audits.
 
     Args:
-        audits: a row a place, with columns dial, scope, training and seconds beside the record's.
+        audits: a row a place, with columns dial, scope, original and seconds beside the record's.
     """
     if not audits.empty:
         yield Section("Frontiers", list(SAID))
-    of_block = ["dataset", "model", "training", "attribute"]
-    for (dataset, model, training, attribute), block in audits.groupby(of_block):
+    of_block = ["dataset", "model", "original", "attribute"]
+    for (dataset, model, trained, attribute), block in audits.groupby(of_block):
         seeds, points = points_of(block)
-        original = block_title(dataset, model) + (f", `{training}`" if training else "")
+        original = block_title(dataset, model) + (f", `{trained}`" if trained else "")
         title = f"Frontier: {original}, {attribute}"
         yield Section(title, [f"Seeds {', '.join(seeds)}.", _grid(points)])
 
