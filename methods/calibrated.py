@@ -40,6 +40,7 @@ table with directions that are nearly flat is edited in `methods.coordinates`.)
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,7 +88,8 @@ class CalibratedOptions:
     """calibrated: rounds of its cross-fitted polish; with both views, twice as many."""
     calibrated_views: Views = key("both", sweep=True, first="scaled")
     """calibrated: whether its polish looks at "scaled" vectors alone, or at "both", these and the
-    vectors in their own units, as a network on unscaled features does."""
+    vectors in their own units, as a network on unscaled features does; "tables" = at both, of all
+    tables side by side and of each by itself."""
 
     @property
     def turn(self) -> Turn:
@@ -120,6 +122,7 @@ def calibrate(
     rounds: int,
     rng: np.random.Generator,
     views: Views = "scaled",
+    widths: Sequence[int] = (),
 ) -> Calibrated:
     """Edit the users' vectors; see the module's docstring.
 
@@ -130,17 +133,22 @@ def calibrate(
         rounds: of polishing.
         rng: draws the partition, the folds and the features.
         views: see `CalibratedOptions`.
+        widths: columns of each table, where several stand side by side.
     """
     start = time.perf_counter()
     x = table.astype(np.float64, order="C")
     edited = x
     history: list[dict[str, float]] = []
     varies = (x != x[0]).any(0)  # a constant column tells nothing, and is to stay one
+    parts: list[np.ndarray] = []
+    if views == "tables" and len(widths) > 1:
+        of_table = np.repeat(np.arange(len(widths)), widths)[varies]
+        parts = [np.flatnonzero(of_table == number) for number in np.unique(of_table)]
     if varies.all():
-        edited, history = _of_varying(x, labels, turn, rounds, rng, views)
+        edited, history = _of_varying(x, labels, turn, rounds, rng, views, parts)
     elif varies.any():
         own = np.compress(varies, x, axis=1)  # in C's order, as x is
-        own, history = _of_varying(own, labels, turn, rounds, rng, views)
+        own, history = _of_varying(own, labels, turn, rounds, rng, views, parts)
         edited = x.copy()
         edited[:, varies] = own
     return Calibrated(edited, share_moved(x, edited), history, time.perf_counter() - start)
@@ -153,16 +161,19 @@ def _of_varying(
     rounds: int,
     rng: np.random.Generator,
     views: Views,
+    parts: list[np.ndarray],
 ) -> tuple[np.ndarray, list[dict[str, float]]]:
     """A table all of whose columns vary, edited in the coordinates that suit it."""
     single, atoms = uncrowded_with_atoms(x)
     if atoms:
         scores = normal_scores(single, rng)
-        z, history = _calibrated(scores, labels, turn, 2 * rounds, rng, "scaled", atoms)
+        z, history = _calibrated(scores, labels, turn, 2 * rounds, rng, "scaled", atoms, [])
         return with_sums(by_rank(z, single), x), history
     coordinates = even(x) if uneven(x) else None
     y = (x - x.mean(0)) @ coordinates.to if coordinates else x
-    z, history = _calibrated(y, labels, turn, TIMES[views] * rounds, rng, views, [])
+    z, history = _calibrated(
+        y, labels, turn, TIMES[views] * rounds, rng, views, [], [] if coordinates else parts
+    )
     return x + (z - y) @ coordinates.back if coordinates else z, history
 
 
@@ -174,6 +185,7 @@ def _calibrated(
     rng: np.random.Generator,
     views: Views,
     atoms: list[Atoms],
+    parts: list[np.ndarray],
 ) -> tuple[np.ndarray, list[dict[str, float]]]:
     """The four steps; without radii where there are atoms, or one dimension."""
     centre = x.mean(0)
@@ -185,7 +197,7 @@ def _calibrated(
     p, n = np.bincount(labels) / len(labels), len(labels)
     done = polish(
         near, radius.astype(np.float32), labels, p, np.zeros_like(p),
-        lambda _: rng.permutation(n) % FOLDS, rounds, rng, views, atoms,
+        lambda _: rng.permutation(n) % FOLDS, rounds, rng, views, atoms, parts,
     )  # fmt: skip
     history = [{"step": number, "gap": gap} for number, (_, gap) in enumerate(done, start=1)]
     v[:] = near
@@ -222,6 +234,7 @@ def fit(
             options.calibrated_rounds,
             rng,
             options.calibrated_views,
+            [table.shape[1] for table in tables.values()],
         )
     x[known] = done.table
     record = {"moved": done.moved, "seconds": done.seconds}

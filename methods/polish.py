@@ -7,9 +7,9 @@ class and fold alone, by what it has learnt (`Round`): so it can be done to user
 seen, too (methods.calibrated_passes).
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 from tqdm import tqdm
@@ -35,8 +35,8 @@ DOUBT = 2.0
 CHUNK = 2_048
 """Users whose features are held at once: few enough for a cache."""
 
-Views = Literal["scaled", "both"]
-TIMES: dict[Views, int] = {"scaled": 1, "both": 2}
+Views = Literal["scaled", "both", "tables"]
+TIMES: dict[Views, int] = {"scaled": 1, "both": 2, "tables": 2}
 """How often a round of scaled views alone is done."""
 
 
@@ -136,6 +136,7 @@ def polish(
     rng: np.random.Generator,
     views: Views,
     atoms: list[Atoms],
+    parts: Sequence[np.ndarray] = (),
 ) -> Iterator[tuple[Round, float]]:
     """Rounds, each after it was done, and its gap: how far, at most, a class's mean score of itself
     lies from that of all users, out of fold. Views are of v and of radius · v in turn; with atoms,
@@ -153,6 +154,8 @@ def polish(
         rng: draws the features, and whom they are fitted on.
         views: see `methods.calibrated.CalibratedOptions`.
         atoms: values that many users share.
+        parts: column numbers (k,) of which some rounds' kernel views are made instead of all: those
+            of one table, of several side by side.
     """
     n = len(v)
     count, of_all = np.bincount(labels), not unseen.any()
@@ -161,19 +164,27 @@ def polish(
     targets = np.eye(len(count), dtype=np.float32)[labels]
     targets -= targets.mean(0)
     own = np.empty_like(v)  # gradients
-    white = power(covariance(v[rng.choice(n, min(n, MOST), False)].astype(np.float64)), -0.5)
+    looks: list[Any] = [slice(None), *parts]
+    drawn = v[rng.choice(n, min(n, MOST), False)].astype(np.float64)
+    whites = [power(covariance(drawn[:, columns]), -0.5) for columns in looks]
     for number in tqdm(range(rounds), desc="polishing", unit="round", leave=False):
         scaled = number % 3 == 2 or number % 6 == 3
         fit_on = rng.choice(n, min(n, MOST), False)
         known = _seen(v, radius, fit_on, scaled)
         between = [one.bounds(known) for one in atoms]
         known = collapsed(known, atoms, between)
+        which = number // 6 % len(looks) if number % 3 else 0
+        looked = known[:, looks[which]]
         if atoms and number % 2:
             view = _few_columns(number, known, rng)
-        elif views == "both" and number % 3 and number // 3 % 2:
-            view = _own_units(known, rng)
+        elif views != "scaled" and number % 3 and number // 3 % 2:
+            view = _own_units(looked, rng)
         else:
-            view = _view(number // 2 if atoms else number, known, white, rng)
+            view = _view(number // 2 if atoms else number, looked, whites[which], rng)
+        if which:
+            weights = np.zeros((len(view.weights), v.shape[1]), np.float32)
+            weights[:, looks[which]] = view.weights
+            view = replace(view, weights=weights)
         fold = folds(number)
         ridges = _ridges(view, known, targets[fit_on], weight[fit_on], fold[fit_on])
         total, squares = np.zeros((2, len(count), len(count)))
@@ -197,15 +208,15 @@ def polish(
         for c in range(len(count)):
             users = np.flatnonzero(labels == c)
             blocks = [users[block] for block in slices(len(users))]
-            parts = [(some, _factor(radius[some], scaled)) for some in blocks]
+            near = [(some, _factor(radius[some], scaled)) for some in blocks]
             many = np.float32(len(users))
             if not view.shifts:
-                weighted = sum((s * own[some]).sum(0) for some, s in parts) / many
-                drift[c] = weighted / (sum((s**2).sum() for _, s in parts) / many)
-            slopes = (own[some] * _step(own[some], s, drift[c]) for some, s in parts)
+                weighted = sum((s * own[some]).sum(0) for some, s in near) / many
+                drift[c] = weighted / (sum((s**2).sum() for _, s in near) / many)
+            slopes = (own[some] * _step(own[some], s, drift[c]) for some, s in near)
             slope = max(float(sum(one.sum(1).sum() for one in slopes) / many), flat)
             steps[c] = STEP * excess[c] / slope
-            for some, s in parts:
+            for some, s in near:
                 v[some] -= steps[c] * _step(own[some], s, drift[c])
         yield Round(view, scaled, ridges, steps, drift), float(np.abs(excess).max())
 

@@ -277,6 +277,20 @@ def test_blocks_of_users_change_nothing_but_rounding(monkeypatch):
     np.testing.assert_allclose(edited(), at_once, atol=1e-5 * x.std())
 
 
+def test_what_one_table_of_two_tells_is_gone_if_the_polish_looks_at_it_alone():
+    """Beside a wide table, kernels of all columns hardly see a narrow one."""
+    rng = np.random.default_rng(0)
+    labels, narrow = rng.integers(0, 2, 1600), rng.normal(size=(1600, 6))
+    xor(narrow, labels)
+    x = np.column_stack([narrow, rng.normal(size=(1600, 80))])
+    left = {}
+    for views in ("both", "tables"):
+        rng = np.random.default_rng(1)
+        edited = calibrate(x, labels, Turn(0.5, 1), 60, rng, views, [6, 80]).table
+        left[views] = worst(edited[:, :6], labels, ["svm"]).leakage
+    assert left["tables"] < 0.05 < left["both"], left
+
+
 @pytest.mark.thorough
 def test_tables_are_taken_side_by_side():
     """Neither table tells anything alone."""
