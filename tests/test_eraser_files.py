@@ -184,7 +184,10 @@ def test_what_a_user_can_get_wrong(fitted, capsys):
     for arguments, says in [
         ([f"eraser={ERASER}"], "needs user_embedding=FILE to edit and output=FILE"),
         ([f"eraser={ERASER}", new], "and output=FILE"),
-        ([f"eraser={ERASER}", new, "output=o.csv", "method=d2d"], "leave method and labels out"),
+        (
+            [f"eraser={ERASER}", new, "output=o.csv", "method=d2d"],
+            "leave method, labels and item_embedding",
+        ),
         ([f"eraser={ERASER}", "user_embedding=other.parquet", "output=o.csv"], "fitted on 6 dim"),
         (["eraser=no.safetensors", new, "output=o.csv"], "no.safetensors does not exist"),
         (["eraser=text.safetensors", new, "output=o.csv"], "is not a fitted eraser file"),
