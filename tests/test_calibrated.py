@@ -277,6 +277,7 @@ def test_blocks_of_users_change_nothing_but_rounding(monkeypatch):
     np.testing.assert_allclose(edited(), at_once, atol=1e-5 * x.std())
 
 
+@pytest.mark.thorough
 def test_what_one_table_of_two_tells_is_gone_if_the_polish_looks_at_it_alone():
     """Beside a wide table, kernels of all columns hardly see a narrow one."""
     rng = np.random.default_rng(0)
