@@ -292,6 +292,8 @@ def page(
     machine = environment(torch.device("cpu"))
     processes = sorted({int(row[HEADER.index("processes")]) for row in rows})
     keys = f"--users {' '.join(users)} --processes {' '.join(map(str, processes))}"
+    if POLISHED in seconds:
+        keys += f" --polished {max(seconds[POLISHED])}"
     lines = [
         "# Streaming",
         "",
