@@ -7,6 +7,7 @@ BLOCK = 2**13
 """Users of a block."""
 
 
-def slices(users: int) -> list[slice]:
-    """All of so many users, a block each."""
-    return [slice(start, start + BLOCK) for start in range(0, users, BLOCK)]
+def slices(users: int, size: int | None = None) -> list[slice]:
+    """All of so many users, a block each: BLOCK of them, or `size`."""
+    size = size or BLOCK
+    return [slice(start, start + size) for start in range(0, users, size)]

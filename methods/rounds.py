@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from methods.blocks import slices
 from methods.polish import CHUNK, FOLDS, Round, View
 from utils.seeds import scattered
 
@@ -74,8 +75,7 @@ class Rounds:
         with threadpool_limits(1):  # the same bytes, however many threads there are
             for number, one in enumerate(self):
                 fold = folds(numbers, int(self.seed), number)
-                for start in range(0, len(v), CHUNK):
-                    at = slice(start, start + CHUNK)
+                for at in slices(len(v), CHUNK):
                     polished[at] = one.moved(polished[at], near[at], labels[at], fold[at])
         return polished.astype(np.float64)
 

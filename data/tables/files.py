@@ -28,10 +28,7 @@ def load_tables(path: Path, name: str | None = None) -> list[UserTable]:
         UserError: no such file, none of it a table, none of that name, a value that is not finite
             in float32, an id that is there twice, or different numbers of users.
     """
-    form = format_of(path)
-    if path.is_dir():
-        raise UserError(f"{path} is a folder; name one file of it")
-    tables = {table.name: table for table in form.read(path) if is_table(table.vectors)}
+    tables = _tables_of(path)
     shapes = {one: table.vectors.shape for one, table in tables.items()}
     meant = _of_users(path, shapes, name)
     if name is None and (others := {one: shapes[one] for one in shapes if one not in meant}):
@@ -56,10 +53,7 @@ def load_items(path: Path, d: int) -> np.ndarray:
         UserError: no such file, none or several such tables, other dimensions than d, or a value
             that is not finite.
     """
-    form = format_of(path)
-    if path.is_dir():
-        raise UserError(f"{path} is a folder; name one file of it")
-    tables = {table.name: table.vectors for table in form.read(path) if is_table(table.vectors)}
+    tables = {name: table.vectors for name, table in _tables_of(path).items()}
     of_items = [name for name in tables if "item" in name.lower()] or list(tables)
     if len(of_items) != 1:
         shapes = {name: tables[name].shape for name in of_items}
@@ -76,6 +70,14 @@ def load_items(path: Path, d: int) -> np.ndarray:
         )
     check_values(path, items)
     return items
+
+
+def _tables_of(path: Path) -> dict[str, UserTable]:
+    """All that can be vectors in a file, by name."""
+    form = format_of(path)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; name one file of it")
+    return {table.name: table for table in form.read(path) if is_table(table.vectors)}
 
 
 def table_meant(path: Path, shapes: Mapping[str, tuple[int, ...]], name: str | None) -> str:
