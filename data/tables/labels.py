@@ -72,6 +72,8 @@ def check_columns(path: Path, names: Sequence[str]) -> None:
 
 def _load_one(path: Path, name: str, n_users: int, ids: np.ndarray | None) -> Attribute:
     column = read_labels(path, name)
+    if not len(column.values):
+        raise UserError(f"{path} has no labels; it needs a row a user")
     values = by_id(path, column, ids) if ids is not None and column.ids is not None else None
     if values is None:
         values = by_row(path, column, n_users, ids is not None)
@@ -116,8 +118,6 @@ def by_id(path: Path, column: LabelColumn, ids: np.ndarray) -> pd.Series:
         UserError: an id that is there twice, or no id in common.
     """
     assert column.ids is not None
-    if not len(column.ids):
-        raise UserError(f"{path} has no labels")
     index = index_of(path, column.ids)
     found = lines_of(index, ids)
     nobody, matched = int((ids == PAD).sum()), int((found >= 0).sum())
@@ -191,8 +191,6 @@ def by_row(
     Raises:
         UserError: another number of rows.
     """
-    if not len(column.values):
-        raise UserError(f"{path} has no rows; it needs a label a user")
     if len(column.values) != n_users:
         raise UserError(
             f"{path} holds {len(column.values)} labels, the embedding has {n_users} rows: one "
