@@ -166,16 +166,15 @@ def test_two_processes_of_torchrun_give_what_one_does(shop):
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     keys = [*STREAM, *POLISHED]
     command = [*start, str(PROJECT / "main.py"), *keys, "output=two/"]
-    one = subprocess.Popen(
+    one = subprocess.run(
         command,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
+        timeout=120,
     )
-    said, error = one.communicate(timeout=120)
-    assert one.returncode == 0, error
-    assert said.count("by 2 processes") == said.count("were there") == 1
+    assert one.returncode == 0, one.stderr
+    assert one.stdout.count("by 2 processes") == one.stdout.count("were there") == 1
     assert main.main([*keys, "output=one/"]) == 0
     np.testing.assert_allclose(whole("two"), whole("one"), rtol=1e-5, atol=1e-6)
     # what two have begun one goes on with: the same but for rounding, its blocks being others
