@@ -26,7 +26,7 @@ from data.dataset import PLUS, Attribute
 from data.tables.files import load_table
 from data.tables.manifest import edited_by
 from methods import METHODS, ExperimentConfig
-from methods.checks import check_attack
+from methods.checks import check_attack, idle_in_attack
 from methods.targets import (
     DEFAULT_PLACE,
     Target,
@@ -324,6 +324,7 @@ COMMAND = Command(
     default_config="configs/attack_config.json",
     choices={"method": METHODS, "model": MODELS, "attackers": [*ATTACKERS, STRONG]},
     check=check_attack,
+    idle=idle_in_attack,
     record=record_of,
     same=same,
     run=run,

@@ -35,7 +35,7 @@ from data.tables.run_files import save_places, save_users
 from data.tables.user_table import UserTable, check_squares
 from methods import METHODS, ExperimentConfig
 from methods.base import TopScorer
-from methods.checks import check_run, ranks
+from methods.checks import check_run, idle_in_run, ranks
 from methods.eraser import Eraser, UserTables
 from methods.eraser_files import About, apply_fitted, save_eraser
 from methods.leace import AffineEraser
@@ -466,6 +466,7 @@ COMMAND = Command(
     default_config="configs/exp_config.json",
     choices={"method": METHODS, "model": MODELS},
     check=check_run,
+    idle=idle_in_run,
     record=lambda config: runs(config.record) if config.record else None,
     same=same,
     run=run,

@@ -1,5 +1,6 @@
-"""Keys that make no sense together: refused before either command starts."""
+"""Keys that make no sense together, refused before a command starts; and keys that do nothing."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from methods import METHODS
 from methods.d2d import D2DOptions
 from methods.u2u import U2UOptions
 from methods.unlearning import Eq1Options
-from utils.config import AttackConfig, RunConfig
+from utils.config import AttackConfig, Group, RunConfig, identity
 from utils.errors import UserError
 from utils.ranks import launched
 from utils.runs.folder import default
@@ -89,6 +90,46 @@ def check_run(config: RunConfig) -> None:
             if getattr(options, name) != getattr(D2DOptions, name):
                 raise UserError(f'{name} is of d2d_divergence "mmd"; leave it out beside "kl"')
     check_recordable(config)
+
+
+def idle_in_run(config: RunConfig) -> dict[str, str]:
+    """The keys that have no bearing on a run, each with the reason."""
+    method, name = METHODS[config.method], config.method
+    why = {
+        Group.ATTRIBUTE: f"method {name} looks at no labels",
+        Group.EDITING: f"method {name} edits no finished vectors",
+    }
+    groups = set(method.groups)
+    if config.user_embedding:
+        groups -= {Group.DATA, Group.TRAINING}
+        why |= dict.fromkeys([Group.DATA, Group.TRAINING], "user_embedding is trained already")
+    heeded = {"seed", "attribute", *identity(config, {Group.PLACE, *groups})}
+    return {
+        field.name: why.get(field.metadata["group"], f"method {name} has no such option")
+        for field in dataclasses.fields(config)
+        if field.name not in heeded
+    }
+
+
+def idle_in_attack(config: AttackConfig) -> dict[str, str]:
+    """The keys that have no bearing on an attack or audit, each with the reason."""
+    of_protocols = {"shadow": ["shadow_ratio", "draws"], "cv": ["folds", "repeats"]}
+    if config.attack == "audit":
+        names = ["protocol", "null", *of_protocols["shadow"], *of_protocols["cv"]]
+        idle = dict.fromkeys(names, "an audit has a protocol of its own")
+    else:
+        other = "cv" if config.protocol == "shadow" else "shadow"
+        idle = dict.fromkeys(of_protocols[other], f"protocol {config.protocol} has no such option")
+        idle |= dict.fromkeys(identity(config, [Group.AUDIT]), "it is for audits; add attack=audit")
+    own = {field.name for field in _options(config.method)}
+    others = {field.name for method in METHODS for field in _options(method)} - own
+    return idle | dict.fromkeys(others, f"method {config.method} has no such option")
+
+
+def _options(method: str) -> tuple[dataclasses.Field[Any], ...]:
+    """The fields of a method's options."""
+    options = METHODS[method].options
+    return dataclasses.fields(options) if options else ()
 
 
 def check_folder(config: RunConfig) -> None:

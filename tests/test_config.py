@@ -5,11 +5,13 @@ import json
 from pathlib import Path
 
 import jsonschema
+import numpy as np
 import pytest
 
 import attack
 import main
 from methods import METHODS, ExperimentConfig
+from methods.checks import idle_in_attack, idle_in_run
 from utils import cli
 from utils.config import AttackConfig, RunConfig, identity, load_configs
 from utils.errors import UserError
@@ -224,3 +226,39 @@ def test_a_list_of_anything_else_is_refused(tmp_path, text):
     path.write_text(text)
     with pytest.raises(UserError, match="a list of such objects"):
         load_configs(ExperimentConfig, path, [], {})
+
+
+@pytest.mark.parametrize(
+    ("idle", "config", "names"),
+    [
+        (idle_in_run, ExperimentConfig(method="leace"), {"calibrated_rounds", "au_trade_off"}),
+        (idle_in_run, ExperimentConfig(), {"scope", "labels_seen", "au_trade_off"}),
+        (idle_in_run, ExperimentConfig(method="retrain"), {"scope", "au_trade_off"}),
+        (
+            idle_in_run,
+            ExperimentConfig(method="d2d", user_embedding="a.npy"),
+            {"epochs", "dataset", "retrain_trade_off"},
+        ),
+        (idle_in_attack, AttackConfig(), {"folds", "audit_users", "au_trade_off"}),
+        (idle_in_attack, AttackConfig(protocol="cv", method="u2u"), {"draws", "audit_users"}),
+        (idle_in_attack, AttackConfig(attack="audit"), {"protocol", "null", "folds", "draws"}),
+    ],
+)
+def test_keys_that_do_nothing_are_known(idle, config, names):
+    found = idle(config)
+    assert names <= found.keys()
+    heeded = {"method", "seed", "attribute", "user_embedding", "labels", "record", "threads"}
+    assert not heeded & found.keys()
+    options = METHODS[config.method].options
+    assert not options or not {one.name for one in dataclasses.fields(options)} & found.keys()
+
+
+def test_a_key_that_none_of_a_sweep_heeds_is_said(workspace, capsys):
+    np.save("mine.npy", np.random.default_rng(0).normal(size=(40, 3)))
+    Path("labels.csv").write_text("gender\n" + "M\nF\n" * 20)
+    files = ["user_embedding=mine.npy", "labels=labels.csv"]
+    assert main.main([*files, 'method=["leace","barycentre"]', "calibrated_rounds=5"]) == 0
+    said = "warning: calibrated_rounds does nothing here: method leace has no such option"
+    assert capsys.readouterr().out.count(said) == 1
+    assert main.main([*files, 'method=["leace","calibrated"]', "calibrated_rounds=1"]) == 0
+    assert "does nothing" not in capsys.readouterr().out

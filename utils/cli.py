@@ -38,6 +38,7 @@ class Command:
         default_config: the JSON file it reads unless told otherwise.
         choices: names allowed for keys whose registry lives outside utils.
         check: refuses keys that make no sense together, before anything is computed.
+        idle: the keys that have no bearing on what is asked for, each with the reason.
         record: where a config's results get rows, if anywhere.
         same: equal for combinations whose work is the same, such as an original's with two
             regularisers; they are done once.
@@ -52,6 +53,7 @@ class Command:
     default_config: str
     choices: Choices
     check: Callable[[Any], None]
+    idle: Callable[[Any], dict[str, str]]
     record: Callable[[Any], Record | None]
     same: Callable[[Any], str]
     run: Callable[[Any], dict[str, Any]]
@@ -94,6 +96,7 @@ def execute(command: Command, argv: Sequence[str] | None = None) -> int:
         with console(logging.INFO if speaks() else logging.ERROR):
             for config in configs:
                 command.check(config)
+            _say_idle(given.overrides, [command.idle(config) for config in configs])
             for record in dict.fromkeys(map(command.record, configs)):
                 if record:
                     record.check()
@@ -155,6 +158,13 @@ def _check_spelling(command: Command, argv: Sequence[str]) -> None:
         if near and value and (equals or "=" not in value) and not value.startswith("--"):
             meant = shlex.quote(f"{near[0]}={value}")
             raise UserError(f"keys are written key=value; did you mean {meant} for {word}?")
+
+
+def _say_idle(overrides: Sequence[str], idle: Sequence[dict[str, str]]) -> None:
+    """Warn of keys of the command line that none of the runs heeds."""
+    for name in dict.fromkeys(override.partition("=")[0] for override in overrides):
+        if all(name in one for one in idle):
+            log.warning("%s does nothing here: %s", name, idle[0][name])
 
 
 def _run_all(command: Command, configs: list[Any]) -> int:
