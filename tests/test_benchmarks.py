@@ -103,6 +103,7 @@ def test_the_frontiers_audits_are_of_the_run():
         assert audit.attackers == ("mlp", "xgb")
 
 
+@pytest.mark.thorough
 def test_the_page_of_streaming_is_made_of_what_was_measured(tmp_path):
     streaming.write_shards(tmp_path, 400)
     for method in streaming.METHODS:

@@ -261,6 +261,7 @@ def test_ctrl_c_ends_the_waiting_for_a_lock(workspace, fork):
     assert "Traceback" not in error
 
 
+@pytest.mark.thorough
 def test_two_at_once_from_nothing_train_once(workspace, fork):
     both = [fork(command, "main.py", *TINY) for _ in range(2)]
     shown = [one.end() for one in both]

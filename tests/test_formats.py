@@ -286,6 +286,7 @@ def test_users_without_a_label_and_the_pad_are_left_alone(workspace, capsys):
     assert np.flatnonzero(same).tolist() == [0]
 
 
+@pytest.mark.thorough
 def test_an_audit_takes_every_user_table_of_a_file(workspace):
     vectors, _ = planted(workspace)
     tensors = {

@@ -55,6 +55,7 @@ def fields(cls) -> st.SearchStrategy:
     return st.sampled_from([field.name for field in dataclasses.fields(cls)])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("cls", [ExperimentConfig, AttackConfig])
 @given(data=st.data())
 @settings(QUICK, max_examples=200)

@@ -191,6 +191,7 @@ def test_the_polish_is_that_of_memory_by_the_numbers_folds(shop):
     assert np.abs(near - v).max() > 0.05 * v.std()
 
 
+@pytest.mark.thorough
 def test_a_polish_that_some_users_were_asked_for_hides_what_others_tell(shop, monkeypatch):
     """Planted: the sign of a product of three columns, which moments don't see."""
     monkeypatch.setattr("methods.calibrated_passes.SAMPLE", 2500)
