@@ -29,7 +29,7 @@ from data.sampling import NegativeSampler
 from data.sources.formats import default_min_interactions
 from data.tables.files import load_items, load_table, save_table, with_people
 from data.tables.formats import save_array
-from data.tables.labels import load_labels
+from data.tables.labels import load_labels, warn_of_label
 from data.tables.manifest import hand_over
 from data.tables.run_files import save_places, save_users
 from data.tables.user_table import UserTable, check_squares
@@ -175,14 +175,16 @@ def load(config: RunConfig, device: torch.device) -> Data:
     """Read the dataset, fetched and prepared if need be, or the embedding of a file; and the labels
     if the method needs them.
     """
+    attribute: Attribute | None
     if config.user_embedding:
         assert config.labels  # checked at the door
         path, dataset, items = Path(config.user_embedding), None, None
         table = load_table(path, config.table)
         check_squares(path, table.vectors)
-        attribute: Attribute | None = load_labels(
-            Path(config.labels), config.attribute, len(table.vectors), table.ids
-        )
+        users = len(table.vectors), table.ids
+        known = load_labels(Path(config.labels), config.attribute, *users)
+        warn_of_label(path, table.vectors, known)
+        attribute = known
         checksums = {"original": file_checksum(path)}
         if config.table:
             checksums["table"] = table.name

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -47,6 +47,8 @@ def class_name(label: str) -> str:
     ['0', '0', '', '', '', 'NA', '0.5']
     """
     number: int | float
+    if "_" in label:  # of Python's numbers alone
+        return label
     try:
         number = int(label)  # exact, where a float's digits end
     except ValueError:
@@ -57,6 +59,15 @@ def class_name(label: str) -> str:
     if not number >= 0:  # negative or NaN
         return ""
     return str(int(number)) if number % 1 == 0 else label
+
+
+def with_unknown(counts: Mapping[str, int], users: int) -> dict[str, int]:
+    """Users by class, and under "unknown" those of none, if there are any; where a class is called
+    so, under "".
+    """
+    unknown = users - sum(counts.values())
+    name = "" if "unknown" in counts else "unknown"
+    return {**counts} | ({name: unknown} if unknown else {})
 
 
 @dataclass(frozen=True)
@@ -87,6 +98,7 @@ class Attribute:
     @classmethod
     def joint(cls, attributes: Sequence["Attribute"]) -> "Attribute":
         """Several as one, whose classes are the combinations that occur; unknown where any is.
+        Warns of users of whom not all are known.
 
         Raises:
             UserError: users of all are of one combination or unknown.
@@ -95,6 +107,14 @@ class Attribute:
         if whole.parts and len(whole.classes) < 2:
             raise UserError(
                 f'of "{whole.name}" all users are of one combination, or of none that is known'
+            )
+        some = np.any([one.labels >= 0 for one in attributes], axis=0)
+        if partly := int((some & (whole.labels < 0)).sum()):
+            log.warning(
+                "%d users have labels of some of %s alone: none of these is used, and the users "
+                "count as of unknown class",
+                partly,
+                " and ".join(one.name for one in whole.parts),
             )
         return whole
 
@@ -153,8 +173,7 @@ class Attribute:
     def counts(self) -> dict[str, int]:
         """Users of each class, and of unknown class if there are any."""
         numbers = {c: int((self.labels == n).sum()) for n, c in enumerate(self.classes)}
-        unknown = int((self.labels == UNKNOWN).sum())
-        return numbers | ({"unknown": unknown} if unknown else {})
+        return with_unknown(numbers, len(self.labels))
 
 
 @dataclass(frozen=True)

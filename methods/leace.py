@@ -26,8 +26,11 @@ from utils.runs.checkpoint import FORGETFUL, Progress
 from utils.threads import Threads
 
 RANK_TOLERANCE = 1e-10
-"""Of the largest variance or singular value: what is below is taken for rounding, so that a column
-of less than 1e-5 of the widest direction's spread keeps what it tells."""
+"""Of the largest variance: a direction of standardised columns below is taken for rounding, and
+keeps what it tells."""
+
+CONSTANT = 1e-14
+"""A column of less spread, as a share of its mean, is constant but for rounding."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +162,7 @@ def least_squares(x: np.ndarray, labels: np.ndarray) -> Erasing:
     centred = x - centre
     z = np.eye(labels.max() + 1)[labels]
     own, cross = centred.T @ centred / len(x), centred.T @ (z - z.mean(0)) / len(x)
-    return Erasing(centre, projection(own, cross), own)
+    return Erasing(centre, projection(own, cross, centre), own)
 
 
 def of_moments(moments: Moments) -> Erasing:
@@ -171,26 +174,33 @@ def of_moments(moments: Moments) -> Erasing:
     away = moments.means - centre
     cross = (p[:, None] * away).T
     own = moments.scatters.sum(0) / moments.counts.sum() + cross @ away
-    return Erasing(centre, projection(own, cross), own)
+    return Erasing(centre, projection(own, cross, centre), own)
 
 
-def projection(own: np.ndarray, cross: np.ndarray) -> np.ndarray:
-    """W⁺ P W (d, d).
+def projection(own: np.ndarray, cross: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    """W⁺ P W (d, d) = Σ_xz (Σ_xzᵀ Σ_xx⁺ Σ_xz)⁺ Σ_xzᵀ Σ_xx⁺, which is the same map in any
+    coordinates: in standardised columns, so that none is lost beside a wider one.
 
     Args:
         own: Σ_xx, (d, d).
         cross: Σ_xz, (d, C).
+        centre: x̄, (d,).
     """
-    values, vectors = np.linalg.eigh(own)
+    spread = np.sqrt(own.diagonal())
+    varies = spread > CONSTANT * np.abs(centre)
+    if not varies.any():
+        return np.zeros_like(own)
+    scale = np.where(varies, spread, 1)[:, None]
+    of_two = varies[:, None] & varies
+    values, vectors = np.linalg.eigh(np.where(of_two, own / scale / scale.T, 0))
     wide = values > RANK_TOLERANCE * values.max()
     values, vectors = values[wide], vectors[:, wide]
-    if not len(values) or values.max() == 0:
-        return np.zeros_like(own)
+    cross = np.where(varies[:, None], cross / scale, 0)
     whiten = vectors / np.sqrt(values) @ vectors.T
     unwhiten = vectors * np.sqrt(values) @ vectors.T
     u, sizes, _ = np.linalg.svd(whiten @ cross, full_matrices=False)
     u = u[:, sizes > RANK_TOLERANCE**0.5 * max(sizes.max(), RANK_TOLERANCE)]
-    return unwhiten @ u @ u.T @ whiten
+    return scale * (unwhiten @ u @ u.T @ whiten) / scale.T
 
 
 METHOD = Method("LEACE", fit=fit, streamed=Streamed(learn_moments, Moments, of_moments))

@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from data.dataset import PLUS, classes_apart, names_in
+from data.dataset import PLUS, classes_apart, names_in, with_unknown
 from data.tables.files import OWN_NAME
 from data.tables.formats import read_arrays
 from data.tables.labels import MOST_CLASSES, check_least
@@ -391,7 +391,7 @@ def finish(target: Path, users: Users, written: np.ndarray, seconds: float) -> N
     """Say what came out, and add it to the manifest of a folder that wasn't whole."""
     rows, change, norm = written
     classes = dict(zip(users.names, users.counts.tolist(), strict=True))
-    classes |= {"unknown": unknown} if (unknown := users.total - int(users.counts.sum())) else {}
+    classes = with_unknown(classes, users.total)
     manifest = read_json_object(target / MANIFEST) or {}
     if not rows and "made" in manifest:
         log.info("  all shards were there already")

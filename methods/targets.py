@@ -20,7 +20,7 @@ from data.dataset import (
     other_classes,
 )
 from data.tables.files import load_tables
-from data.tables.labels import load_labels
+from data.tables.labels import load_labels, warn_of_label
 from data.tables.run_files import load_embedding, load_lists, load_places, load_users
 from data.tables.user_table import UserTable, check_float32
 from methods import METHODS, ExperimentConfig
@@ -85,6 +85,7 @@ def target_file(config: AttackConfig, path: Path, table: UserTable) -> Target:
     assert config.labels  # checked at the door
     check_float32(path, table.vectors)
     attribute = load_labels(Path(config.labels), config.inferred, len(table.vectors), table.ids)
+    warn_of_label(path, table.vectors, attribute)
     return beside(config, path, table.vectors, attribute)
 
 

@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
 from methods import barycentre, leace
-from methods.gaussian import covariance
+from methods.gaussian import Moments, covariance
 from utils.errors import UserError
 from utils.messages import remarks
 from utils.threads import UNCHANGED
@@ -130,3 +130,25 @@ def test_degenerate_tables_stay_finite_and_unknown_users_have_a_place(method, x)
     assert np.isfinite(edited).all()
     if method is barycentre:
         np.testing.assert_array_equal(edited[labels < 0], x[labels < 0])
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1e8])
+def test_leace_does_not_lose_a_column_beside_a_wider_one(scale):
+    """What moves least in one coordinate system does so in all, so a column's unit is its own."""
+    x, labels = planted()
+    units = np.array([scale, 1, 1, 1 / scale, 1])
+    _, expected = fitted(leace, x, labels, "one")
+    _, edited = fitted(leace, x * units, labels, "one")
+    np.testing.assert_allclose(edited / units, expected, atol=1e-9)
+    by_passes = leace.of_moments(Moments.of(x * units, labels, 3))
+    np.testing.assert_allclose(by_passes(x * units) / units, expected, atol=1e-9)
+
+
+def test_leace_leaves_a_constant_column_as_it_is():
+    x, labels = planted()
+    x[:, 2] = 1e6 / 3
+    _, edited = fitted(leace, x, labels, "one")
+    np.testing.assert_allclose(edited[:, 2], x[:, 2], rtol=1e-15)
+    rest = np.delete(x, 2, axis=1)
+    _, expected = fitted(leace, rest, labels, "one")
+    np.testing.assert_allclose(np.delete(edited, 2, axis=1), expected, atol=1e-9)

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from data.tables.labels import load_labels
+from data.tables.labels import load_labels, warn_of_label
 from utils.errors import UserError
 
 IDS = np.array(["7", "101", "55", "3"], dtype=object)
@@ -179,3 +179,41 @@ def test_a_column_of_lists_holds_no_label_a_row(tmp_path):
     parquet.write_table(table, tmp_path / "labels.parquet")
     with pytest.raises(UserError, match=r'"gender" holds list<.*>, not a label a row'):
         load_labels(tmp_path / "labels.parquet", "gender", 2)
+
+
+def test_a_class_that_may_mean_none_is_pointed_out_and_counted_apart(tmp_path, caplog):
+    path = tmp_path / "labels.csv"
+    path.write_text("id,gender\n" + "\n".join(f"{n},{'FM'[n % 2]}" for n in range(40)) + "\n")
+    with path.open("a") as file:
+        file.write("\n".join(f"{n},unknown" for n in range(40, 65)) + "\n65,\n66,\n")
+    caplog.set_level("INFO")
+    attribute = load_labels(path, "gender", 67)
+    assert attribute.counts() == {"F": 20, "M": 20, "unknown": 25, "": 2}
+    assert "gender is unknown of 2 of 67 users" in caplog.text
+    assert '"unknown" is taken for a class of gender' in caplog.text
+
+
+def test_users_of_whom_one_of_two_attributes_is_known_are_counted(tmp_path, caplog):
+    path = tmp_path / "labels.csv"
+    path.write_text("gender,age\nF,1\nM,2\nM,\n,1\n,\n")
+    assert (load_labels(path, "gender+age", 5).labels >= 0).sum() == 2
+    assert "2 users have labels of some of gender and age alone" in caplog.text
+
+
+def test_the_labels_own_column_among_the_vectors_is_pointed_out(tmp_path, caplog):
+    path = tmp_path / "labels.csv"
+    path.write_text("gender\nF\nM\n\nM\nF\n")
+    attribute = load_labels(path, "gender", 5)
+    x = np.random.default_rng(0).normal(size=(5, 4))
+    x[:, 1] = 3  # constant: tells nothing
+    warn_of_label(tmp_path / "x.npy", x, attribute)
+    assert "one number a class" not in caplog.text
+    x[:, 2] = [0, 1, 7, 1, 0]
+    warn_of_label(tmp_path / "x.npy", x, attribute)
+    assert "dimension 2 (from 0) is one number a class of gender" in caplog.text
+
+
+def test_underscores_make_no_number(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_text("code\n1_000\n1000\n")
+    assert load_labels(path, "code", 2).classes == ("1000", "1_000")

@@ -353,6 +353,8 @@ def _expanded(
         if not some:
             raise UserError(f'{origins[name]}: "{name}" is an empty list; name at least one value')
     checker = TypeAdapter(cls)
+    commands = {RunConfig: "main.py", AttackConfig: "attack.py"}
+    other, program = next(one for one in commands.items() if not issubclass(cls, one[0]))
     configs: dict[Config, None] = {}
     for combination in itertools.product(*spread.values()):
         one = dict(zip(spread, combination, strict=True))
@@ -360,9 +362,15 @@ def _expanded(
             configs[checker.validate_python(one, context=choices)] = None
         except ValidationError as error:
             name = str(error.errors()[0]["loc"][0])
+            if name in _names(other) - _names(cls):
+                raise UserError(f'{origins[name]}: "{name}" is a key of {program}') from None
             wrong = complaint(name, one[name], cls, choices)
             raise UserError(f"{origins[name]}: {wrong}") from None
     return configs
+
+
+def _names(cls: type) -> set[str]:
+    return {field.name for field in dataclasses.fields(cls)}
 
 
 def read_json(path: Path) -> list[dict[str, Any]]:

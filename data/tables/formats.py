@@ -344,17 +344,21 @@ def from_columns(path: Path, frame: pd.DataFrame, ids: str | None) -> np.ndarray
     """(n, d) of a column a dimension, all but the ids'.
 
     Raises:
-        UserError: a column of text, or of whole numbers among others: an age is no dimension.
+        UserError: a column of text, or of whole numbers among others: an age is no dimension, nor
+            is an id, though pandas made floats of both.
     """
     numbers = frame.drop(columns=[ids] if ids in frame else [])
     kinds = {dtype.kind for dtype in numbers.dtypes}
     for name in numbers:
         kind = numbers[name].dtype.kind
-        if kind not in "fiu" or (kind in "iu" and "f" in kinds):
-            what = "whole numbers among floats" if kind in "iu" else "no numbers"
+        whole = kind in "iu" or (
+            str(name).lower().endswith("id") and kind == "f" and (numbers[name] % 1 == 0).all()
+        )
+        if kind not in "fiu" or (whole and "f" in kinds):
+            what = "whole numbers among floats" if whole else "no numbers"
             raise UserError(
-                f'{path}: column "{name}" has {what}; name the column of ids user_id, and leave '
-                "columns that are no dimensions out"
+                f'{path}: column "{name}" has {what}; name the column of ids "id", of users or '
+                "items, and leave columns that are no dimensions out"
             )
     return numbers.to_numpy(np.result_type(np.float16, *numbers.dtypes), copy=True)
 
@@ -463,8 +467,9 @@ def _csv(path: Path) -> _Csv:
     options: dict[str, Any] = {"sep": mark, "skiprows": blank, "encoding": "utf-8-sig"}
     first = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False, **options)
     names = [str(name) for name in first.iloc[0]]
-    counts = names[names[:1] == [""] :] == [str(n) for n in range(len(names) - (names[:1] == [""]))]
-    header = counts or not pd.to_numeric(pd.Series(names), errors="coerce").notna().all()
+    columns = names[names[:1] == [""] :]  # without pandas' unnamed index
+    counts = any(columns == [str(k + n) for n in range(len(columns))] for k in (0, 1))
+    header = counts or not all(_is_number(name) for name in names)
     typed = {name.split(":")[0]: name for name in reversed(names)}  # RecBole's names say types
     found = id_column(typed)
     ids = typed[found] if found else "" if names[:1] == [""] else None  # pandas' unnamed index
@@ -483,6 +488,15 @@ def _csv(path: Path) -> _Csv:
     ids = ids if header else None
     counted = ids == "" and numbers_rows(as_ids(frame[ids]))
     return _Csv(frame, ids, counted, header, mark)
+
+
+def _is_number(text: str) -> bool:
+    """Whether a cell is a number, "nan" among them."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _read_csv(path: Path) -> list[UserTable]:

@@ -21,6 +21,19 @@ FEW = 20
 ENDINGS = (".csv", ".tsv", ".txt", ".user", ".parquet", ".npy", ".npz")
 """Of the names of files of labels."""
 
+SAYS_UNKNOWN = (
+    "unknown",
+    "unspecified",
+    "undisclosed",
+    "missing",
+    "n/a",
+    "na",
+    "none",
+    "null",
+    "?",
+)
+"""Names of classes that may mean none."""
+
 MOST_CLASSES = 1000
 """More classes than this are no attribute, but a column of something else."""
 
@@ -59,6 +72,29 @@ def load_labels(path: Path, name: str, n_users: int, ids: np.ndarray | None = No
     names = names_in(name)
     check_columns(path, names)
     return Attribute.joint([_load_one(path, one, n_users, ids) for one in names])
+
+
+def warn_of_label(path: Path, vectors: np.ndarray, attribute: Attribute) -> None:
+    """Warn of a dimension that is one number a class, as the label's own column would be.
+
+    Args:
+        path: where the vectors are.
+        vectors: (n, d).
+        attribute: of the n users.
+    """
+    for one in attribute.parts or (attribute,):
+        of_classes = [vectors[one.labels == c] for c in range(len(one.classes))]
+        least = np.array([users.min(0) for users in of_classes])
+        most = np.array([users.max(0) for users in of_classes])
+        same = (least == most).all(0) & (least != least[0]).any(0)
+        if same.any():
+            log.warning(
+                "%s: dimension %d (from 0) is one number a class of %s, as the label itself is; if "
+                "it is the label's column, leave it out",
+                path,
+                same.argmax(),
+                one.name,
+            )
 
 
 def check_columns(path: Path, names: Sequence[str]) -> None:
@@ -248,11 +284,19 @@ def say_classes(
     Args:
         path, name: of the file and the attribute.
         classes: their names.
-        counts: users by class, and under "unknown".
+        counts: users by class.
         users: all of them.
     """
-    if unknown := counts.get("unknown"):
+    if unknown := users - sum(counts[one] for one in classes):
         log.info("%s: %s is unknown of %d of %d users", path, name, unknown, users)
+    for one in classes:
+        if one.casefold().strip() in SAYS_UNKNOWN:
+            log.warning(
+                '%s: "%s" is taken for a class of %s; leave such labels empty if they are unknown',
+                path,
+                one,
+                name,
+            )
     small = [name for name in classes if counts[name] < FEW]
     if small:
         said = ", ".join(f'"{name}" {counts[name]}' for name in small[:5])

@@ -83,7 +83,7 @@ def _id(value: Any) -> str:
     if value is None or value != value:
         return ""
     if isinstance(value, bytes):
-        return value.decode(errors="replace")
+        return value.decode(errors="backslashreplace")  # different ones stay so
     if isinstance(value, float) and value.is_integer():
         if abs(value) >= 2**53:
             raise UserError(
