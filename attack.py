@@ -14,7 +14,7 @@ if __name__ == "__main__":  # before the imports that take their time
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
@@ -38,6 +38,7 @@ from methods.targets import (
 from models import MODELS
 from utils.audit.attackers import ATTACKERS, STRONG, battery
 from utils.audit.audit import Settings, audit
+from utils.audit.baselines import LISTS
 from utils.audit.leakage import summarise
 from utils.audit.null import audit_gate, gate, null_of_the_worst, verdict
 from utils.audit.protocols import Protocol
@@ -45,7 +46,7 @@ from utils.audit.scores import out_of_sample
 from utils.cli import Command, execute
 from utils.config import AttackConfig, Group, identity
 from utils.errors import UserError
-from utils.messages import attack_remarks, command_for, describe_attack, describe_audit
+from utils.messages import attack_remarks, command_for, counted, describe_attack, describe_audit
 from utils.reproduction import renew_report
 from utils.runs.files import read_json_object, replace_file, write_json
 from utils.runs.folder import first_default, run_path
@@ -156,9 +157,9 @@ def run_audit(config: AttackConfig) -> dict[str, Any]:
                 config.seed_of_attack,
             )
             log.info(
-                "  %d attackers at %d places: %s",
-                len(settings.attackers),
-                len(subject.places),
+                "  %s at %s: %s",
+                counted(len(settings.attackers), "attacker"),
+                counted(len(subject.places), "place"),
                 ", ".join(subject.places),
             )
             with naming_smallest(target.attribute):
@@ -180,7 +181,7 @@ def run_audit(config: AttackConfig) -> dict[str, Any]:
             describe_audit(result)
             log.info("  the page: %s", page)
             if result["verdict"]["leaks"]:
-                say_next(config)
+                say_next(config, [name for name, one in result["places"].items() if one["leaks"]])
     return result
 
 
@@ -201,14 +202,21 @@ def treated(config: AttackConfig) -> tuple[str, str]:
     return edited_by(Path(config.user_embedding)) or ("original", "")
 
 
-def say_next(config: AttackConfig) -> None:
-    """The command that edits what leaks, for all that is kept of a user, unless that was done."""
+def say_next(config: AttackConfig, leaking: Sequence[str]) -> None:
+    """The command that edits what leaks, for all that is kept of a user, unless that was done.
+
+    Args:
+        config: of the audit.
+        leaking: the places that leak, each by itself.
+    """
     method, scope = REMEDY
     done, hidden = treated(config)
     if config.user_embedding and done == method:
         log.info("  %s was hidden by %s already; to do so again hides no more", hidden, done)
         return
     if (config.method, config.scope) == REMEDY:
+        if set(leaking) == {LISTS}:
+            log.info("  the lists alone tell: they leave out what a user has, which no edit hides")
         return
     keys = asdict(config) | {"method": method, "scope": "embedding" if config.labels else scope}
     if config.user_embedding and Path(config.user_embedding).is_dir():

@@ -26,7 +26,7 @@ from data.tables.user_table import UserTable, check_float32
 from methods import METHODS, ExperimentConfig
 from methods.shard_sample import sample_of_shards
 from utils.audit.audit import Subject
-from utils.audit.baselines import history_baselines, list_vectors
+from utils.audit.baselines import LISTS, history_baselines, list_vectors
 from utils.audit.utility import METRICS
 from utils.config import AttackConfig
 from utils.errors import UserError
@@ -45,7 +45,7 @@ from utils.runs.locks import locked
 log = logging.getLogger(__name__)
 
 DEFAULT_PLACE = AttackConfig.place
-OWN_COORDINATES = ("scores", "lists")
+OWN_COORDINATES = ("scores", LISTS)
 """Places whose coordinates are a run's own, so that nothing learnt of another's applies to them."""
 
 
@@ -306,7 +306,7 @@ def places_of_run(folder: Path, n_users: int, n_items: int, seed: int) -> dict[s
         return {"user_embedding": load_embedding(embedding_path(folder))}
     places = load_places(places_path(folder), n_users)
     if (path := lists_path(folder)).exists():
-        places["lists"] = list_vectors(load_lists(path, n_users, n_items), seed)
+        places[LISTS] = list_vectors(load_lists(path, n_users, n_items), seed)
     return places
 
 

@@ -268,11 +268,16 @@ def audit_verdict(verdict: Mapping[str, Any], attackers: int, places: int) -> st
         return f"leaks: {where}; {null}"
     if not verdict["can_tell"]:
         return f"too few users to tell: {where}; {null}, so that nothing could be a leak"
-    found = "1 place" if places == 1 else f"{places} places"
+    by, found = counted(attackers, "attacker"), counted(places, "place")
     return (
-        f"no leak found: the worst of {attackers} attackers at {found} is {where}; {null}. "
+        f"no leak found: the worst of {by} at {found} is {where}; {null}. "
         "Reduced inference risk, not anonymity: another attacker may find more"
     )
+
+
+def counted(number: int, what: str) -> str:
+    """So many of them."""
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def describe_audit(result: Mapping[str, Any]) -> None:
@@ -311,7 +316,8 @@ def _next_steps(config: dict[str, Any], folder: Path, kind: type[RunConfig]) -> 
         config["user_embedding"] = str(edited)
     steps = [command_for("attack.py", AttackConfig, config)]
     if config.get("method") == "original":
-        steps.append(command_for("main.py", kind, config | {"method": "d2d"}))
+        for edits in ({"method": "d2d"}, {"method": "calibrated", "scope": "served"}):
+            steps.append(command_for("main.py", kind, config | edits))
     else:
         steps.append(command_for("attack.py", AttackConfig, config | {"attack": "audit"}))
     return steps

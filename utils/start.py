@@ -17,6 +17,7 @@ def start(program: str) -> NoReturn:
     """Import a command's module and exit with what its `main` returns."""
     keep_writable()
     same_sums()
+    few_lines_in_files()
     usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not to be ignored
     if usual:
         signal.signal(signal.SIGINT, _leave)  # no exception: some imports walk past one
@@ -35,6 +36,13 @@ def same_sums() -> None:
     with contextlib.suppress(OSError):
         if "GenuineIntel" in Path("/proc/cpuinfo").read_text():
             os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
+
+
+def few_lines_in_files() -> None:
+    """Have progress bars say less where they are no screen's: each turn would be a line."""
+    with contextlib.suppress(ValueError):  # closed
+        if not sys.stderr.isatty():
+            os.environ.setdefault("TQDM_MININTERVAL", "30")
 
 
 def _leave(*_: object) -> NoReturn:

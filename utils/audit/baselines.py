@@ -21,6 +21,9 @@ DIRECTIONS = 64
 
 TENTHS = 10
 
+LISTS = "lists"
+"""The place of the users' lists of recommended items."""
+
 LISTED = 20
 """Items of a user's list that is kept."""
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from methods import METHODS
+from utils.audit.baselines import LISTS
 from utils.pages.parts import Grid, Section
 from utils.reproduction.results import block_title
 from utils.runs.records import ALL_PLACES
@@ -40,7 +41,6 @@ SAID = (
     "of the published batch's NDCG@10. ML-1M, NMF: AMD EPYC, originals of its own, seed "
     "1's without AVX-512.",
 )
-LISTS = "lists"
 
 
 class Point(NamedTuple):
