@@ -88,8 +88,9 @@ class CalibratedOptions:
     """calibrated: rounds of its cross-fitted polish; with both views, twice as many."""
     calibrated_views: Views = key("both", sweep=True, first="scaled")
     """calibrated: whether its polish looks at "scaled" vectors alone, or at "both", these and the
-    vectors in their own units, as a network on unscaled features does; "tables" = at both, of all
-    tables side by side and of each by itself."""
+    vectors in their own units, as a network on unscaled features does; "all" = at both, of several
+    tables side by side and of each by itself, and at the squares of whitened vectors instead of
+    their kernels."""
 
     @property
     def turn(self) -> Turn:
@@ -141,7 +142,7 @@ def calibrate(
     history: list[dict[str, float]] = []
     varies = (x != x[0]).any(0)  # a constant column tells nothing, and is to stay one
     parts: list[np.ndarray] = []
-    if views == "tables" and len(widths) > 1:
+    if views == "all" and len(widths) > 1:
         of_table = np.repeat(np.arange(len(widths)), widths)[varies]
         parts = [np.flatnonzero(of_table == number) for number in np.unique(of_table)]
     if varies.all():

@@ -9,6 +9,7 @@ seen, too (methods.calibrated_passes).
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from enum import IntEnum
 from typing import Any, Literal
 
 import numpy as np
@@ -28,30 +29,42 @@ FEW_COLUMNS = 3
 """Standardised features, at most, that one of a view's few-column features looks at."""
 FREQUENCIES = (0.7, 1.5, 3.0)
 """Of these, in turn."""
-RIDGE = {"linear": 10.0, "kernel": 1.0}
 STEP = 0.7
 DOUBT = 2.0
 """Standard errors of a gap that are left, where there are users whom the polish doesn't see."""
 CHUNK = 2_048
 """Users whose features are held at once: few enough for a cache."""
 
-Views = Literal["scaled", "both", "tables"]
-TIMES: dict[Views, int] = {"scaled": 1, "both": 2, "tables": 2}
+Views = Literal["scaled", "both", "all"]
+TIMES: dict[Views, int] = {"scaled": 1, "both": 2, "all": 2}
 """How often a round of scaled views alone is done."""
+
+
+class Form(IntEnum):
+    """What a view's features are: Fz + b; sqrt(2/D) cos(Fz + b), random Fourier features; or
+    sqrt(2/D) (Fz + b)².
+    """
+
+    LINEAR = 0
+    WAVES = 1
+    SQUARES = 2
+
+
+RIDGE = {Form.LINEAR: 10.0, Form.WAVES: 1.0, Form.SQUARES: 1.0}
 
 
 @dataclass(frozen=True)
 class View:
-    """Features of users: linear, Fᵀz + b, or random Fourier, sqrt(2/D) cos(Fᵀz + b).
+    """Features of users z.
 
     Attributes:
-        kernel: whether they are Fourier's.
+        form: which.
         weights: (D, d) float32, F.
         offset: (D,) float32, b.
         shifts: whether a step along their scores may move a class's mean.
     """
 
-    kernel: bool
+    form: Form
     weights: np.ndarray
     offset: np.ndarray
     shifts: bool
@@ -61,7 +74,7 @@ class View:
 
     def gradient(self, z: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
         """Of features(z) · coefficients in z, a row a user."""
-        return self._slope(self._phase(z) if self.kernel else z, coefficients)
+        return self._slope(self._phase(z) if self.form else z, coefficients)
 
     def scores_and_gradient(
         self, z: np.ndarray, ridge: np.ndarray, labels: np.ndarray
@@ -76,13 +89,15 @@ class View:
         return phase
 
     def _of(self, phase: np.ndarray) -> np.ndarray:
-        return self._norm * np.cos(phase) if self.kernel else phase
+        if self.form is Form.SQUARES:
+            return self._norm * phase**2
+        return self._norm * np.cos(phase) if self.form else phase
 
     def _slope(self, phase: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
-        if self.kernel:
-            sines = np.sin(phase)
-            sines *= -self._norm
-            coefficients = np.multiply(sines, coefficients, out=sines)
+        if self.form:
+            slopes = np.sin(phase) if self.form is Form.WAVES else phase.copy()
+            slopes *= -self._norm if self.form is Form.WAVES else 2 * self._norm
+            coefficients = np.multiply(slopes, coefficients, out=slopes)
         return coefficients @ self.weights
 
     @property
@@ -179,6 +194,8 @@ def polish(
             view = _few_columns(number, known, rng)
         elif views != "scaled" and number % 3 and number // 3 % 2:
             view = _own_units(looked, rng)
+        elif views == "all" and number % 3 == 1:
+            view = _squares(looked, whites[which], rng)
         else:
             view = _view(number // 2 if atoms else number, looked, whites[which], rng)
         if which:
@@ -243,7 +260,7 @@ def _view(number: int, z: np.ndarray, white: np.ndarray, rng: np.random.Generato
     scale = white if number % 3 == 1 else standard
     if number % 3 == 0:
         weights = scale.T.astype(np.float32)
-        return View(False, weights, -(z.mean(0) @ scale).astype(np.float32), True)
+        return View(Form.LINEAR, weights, -(z.mean(0) @ scale).astype(np.float32), True)
     return _fourier(scale, False, rng)
 
 
@@ -253,7 +270,15 @@ def _fourier(scale: np.ndarray, shifts: bool, rng: np.random.Generator) -> View:
     widths = np.resize(np.array(WIDTHS) * d, FEATURES)
     frequencies = rng.normal(size=(FEATURES, d)) * np.sqrt(2 / widths)[:, None]
     offset = rng.uniform(0, 2 * np.pi, FEATURES).astype(np.float32)
-    return View(True, (frequencies @ scale).astype(np.float32), offset, shifts)
+    return View(Form.WAVES, (frequencies @ scale).astype(np.float32), offset, shifts)
+
+
+def _squares(z: np.ndarray, white: np.ndarray, rng: np.random.Generator) -> View:
+    """Squares of whitened vectors along random directions: what covariances tell."""
+    d = z.shape[1]
+    weights = rng.normal(size=(FEATURES, d)) / np.sqrt(d) @ white
+    offset = -(weights @ z.mean(0)).astype(np.float32)
+    return View(Form.SQUARES, weights.astype(np.float32), offset, False)
 
 
 def _own_units(z: np.ndarray, rng: np.random.Generator) -> View:
@@ -270,7 +295,7 @@ def _few_columns(number: int, z: np.ndarray, rng: np.random.Generator) -> View:
     frequencies = rng.normal(size=(FEATURES, d)) * chosen * FREQUENCIES[number % len(FREQUENCIES)]
     weights = frequencies / np.maximum(spread, FLOOR * max(spread.max(), FLOOR))
     offset = rng.uniform(0, 2 * np.pi, FEATURES).astype(np.float32)
-    return View(True, weights.astype(np.float32), offset, True)
+    return View(Form.WAVES, weights.astype(np.float32), offset, True)
 
 
 def _ridges(
@@ -281,7 +306,7 @@ def _ridges(
     weighted = features * weight[:, None]
     grams = [weighted[fold == k].T @ features[fold == k] for k in range(FOLDS)]
     sides = [weighted[fold == k].T @ targets[fold == k] for k in range(FOLDS)]
-    penalty = RIDGE["kernel" if view.kernel else "linear"] * np.eye(features.shape[1])
+    penalty = RIDGE[view.form] * np.eye(features.shape[1])
     gram, side = sum(grams), sum(sides)
     return np.array(
         [

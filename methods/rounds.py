@@ -11,7 +11,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from methods.blocks import slices
-from methods.polish import CHUNK, FOLDS, Round, View
+from methods.polish import CHUNK, FOLDS, Form, Round, View
 from utils.seeds import scattered
 
 
@@ -24,7 +24,7 @@ class Rounds:
         seed: (), of the folds.
         unit: (), of the radii.
         features: (R,), how many of these are whose.
-        kinds: (R, 3) bool, a view's kernel and shifts, and whether it is of radius · v.
+        kinds: (R, 3), a view's form and shifts, and whether it is of radius · v.
         weights: (D, d), offsets: (D,), ridges: (FOLDS, D, C), steps: (R, C), drifts: (R, C, d);
             `methods.polish.Round`.
     """
@@ -49,7 +49,7 @@ class Rounds:
             np.array(seed),
             np.array(unit),
             np.array([len(view.weights) for view in views], np.int64),
-            np.array([(one.view.kernel, one.view.shifts, one.scaled) for one in rounds], bool),
+            np.array([(one.view.form, one.view.shifts, one.scaled) for one in rounds], np.int8),
             np.concatenate([none, *(view.weights for view in views)]),
             np.concatenate([none[:, 0], *(view.offset for view in views)]),
             np.concatenate(ridges, 1),
@@ -60,10 +60,10 @@ class Rounds:
     def __iter__(self) -> Iterator[Round]:
         ends = self.features.cumsum()
         for number, (start, end) in enumerate(zip(ends - self.features, ends, strict=True)):
-            kernel, shifts, scaled = self.kinds[number].tolist()
-            view = View(kernel, self.weights[start:end], self.offsets[start:end], shifts)
+            form, shifts, scaled = self.kinds[number].tolist()
+            view = View(Form(form), self.weights[start:end], self.offsets[start:end], bool(shifts))
             ridges = self.ridges[:, start:end]
-            yield Round(view, scaled, ridges, self.steps[number], self.drifts[number])
+            yield Round(view, bool(scaled), ridges, self.steps[number], self.drifts[number])
 
     def done(
         self, v: np.ndarray, radius: np.ndarray, labels: np.ndarray, numbers: np.ndarray

@@ -18,6 +18,7 @@ from methods.calibrated import (
 )
 from methods.gaussian import ClassMaps, Moments, barycentre, covariance, power, transport
 from methods.partition import Pool, Turn, to_groups
+from methods.polish import Form, View
 from tests.test_audit import CV, shifted, spread, xor
 from utils.audit.leakage import summarise
 from utils.audit.null import Worst
@@ -277,6 +278,21 @@ def test_blocks_of_users_change_nothing_but_rounding(monkeypatch):
     np.testing.assert_allclose(edited(), at_once, atol=1e-5 * x.std())
 
 
+@pytest.mark.parametrize("form", Form)
+def test_a_views_gradient_is_that_of_its_scores(form):
+    rng = np.random.default_rng(0)
+    z, labels = rng.normal(size=(5, 3)), np.array([0, 1, 1, 0, 1])
+    view = View(form, rng.normal(size=(4, 3)), rng.normal(size=4), True)
+    ridge = rng.normal(size=(4, 2))
+    scores, gradient = view.scores_and_gradient(z, ridge, labels)
+    np.testing.assert_array_equal(scores, view.features(z) @ ridge)
+    np.testing.assert_array_equal(view.gradient(z, ridge.T[labels]), gradient)
+    for column, step in enumerate(1e-6 * np.eye(3)):
+        ahead, behind = view.features(z + step) @ ridge, view.features(z - step) @ ridge
+        slope = ((ahead - behind) / 2e-6)[np.arange(5), labels]
+        np.testing.assert_allclose(gradient[:, column], slope, rtol=1e-5)
+
+
 @pytest.mark.thorough
 def test_what_one_table_of_two_tells_is_gone_if_the_polish_looks_at_it_alone():
     """Beside a wide table, kernels of all columns hardly see a narrow one."""
@@ -285,11 +301,11 @@ def test_what_one_table_of_two_tells_is_gone_if_the_polish_looks_at_it_alone():
     xor(narrow, labels)
     x = np.column_stack([narrow, rng.normal(size=(1600, 80))])
     left = {}
-    for views in ("both", "tables"):
+    for views in ("both", "all"):
         rng = np.random.default_rng(1)
         edited = calibrate(x, labels, Turn(0.5, 1), 60, rng, views, [6, 80]).table
         left[views] = worst(edited[:, :6], labels, ["svm"]).leakage
-    assert left["tables"] < 0.05 < left["both"], left
+    assert left["all"] < 0.05 < left["both"], left
 
 
 @pytest.mark.thorough

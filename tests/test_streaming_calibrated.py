@@ -168,9 +168,11 @@ def of_seed(users, seed=0, **keys):
     return learn(users, seed=seed, **config)
 
 
-def test_the_polish_is_that_of_memory_by_the_numbers_folds(shop):
+@pytest.mark.parametrize("views", ["both", "all"])
+def test_the_polish_is_that_of_memory_by_the_numbers_folds(shop, views):
     """Of all users, where they are no more than the sample."""
-    assert main.main([*STREAM, "method=calibrated", "calibrated_rounds=5", "output=out/"]) == 0
+    keys = ["method=calibrated", "calibrated_rounds=5", f"calibrated_views={views}"]
+    assert main.main([*STREAM, *keys, "output=out/"]) == 0
     x, labels = np.load("vectors.npy").astype(np.float64), np.load("labels.npy")
     known = labels >= 0
     numbers, z = np.flatnonzero(known), labels[known]
@@ -184,7 +186,7 @@ def test_the_polish_is_that_of_memory_by_the_numbers_folds(shop):
     rng, none = numpy_generator(0, "polish"), np.zeros(3)
     typical = np.exp(np.log(radius).mean()).astype(np.float32)
     near_radius = radius.astype(np.float32) / typical
-    done = polish(near, near_radius, z, p, none, by_number, 10, rng, "both", [])
+    done = polish(near, near_radius, z, p, none, by_number, 10, rng, views, [])
     assert len([*done]) == 10
     expected = x.mean(0, where=known[:, None]) + near * radius[:, None]
     np.testing.assert_allclose(whole("out")[known], expected, rtol=1e-4, atol=1e-4 * x.std())
