@@ -16,7 +16,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from data.dataset import PLUS, Attribute
 from data.tables.files import load_table
 from data.tables.manifest import edited_by
 from methods import METHODS, ExperimentConfig
-from methods.checks import check_attack, idle_in_attack
+from methods.checks import check_attack, idle_in_attack, idle_in_run
 from methods.targets import (
     DEFAULT_PLACE,
     Target,
@@ -221,7 +221,10 @@ def say_next(config: AttackConfig, leaking: Sequence[str]) -> None:
     keys = asdict(config) | {"method": method, "scope": "embedding" if config.labels else scope}
     if config.user_embedding and Path(config.user_embedding).is_dir():
         keys |= {"stream": "on", "output": "edited/"}
-    log.info("Next: %s", command_for("main.py", ExperimentConfig, keys))
+    known = {field.name for field in fields(ExperimentConfig)} & keys.keys()
+    idle = idle_in_run(ExperimentConfig(**{name: keys[name] for name in known}))
+    heeded = {name: value for name, value in keys.items() if name not in idle}
+    log.info("Next: %s", command_for("main.py", ExperimentConfig, heeded))
 
 
 def save_audit(path: Path, result: dict[str, Any]) -> Path:

@@ -47,7 +47,7 @@ def class_name(label: str) -> str:
     ['0', '0', '', '', '', 'NA', '0.5']
     """
     number: int | float
-    if "_" in label:  # of Python's numbers alone
+    if "_" in label:  # int() would take 1_000
         return label
     try:
         number = int(label)  # exact, where a float's digits end

@@ -90,7 +90,7 @@ class CalibratedOptions:
     """calibrated: whether its polish looks at "scaled" vectors alone, or at "both", these and the
     vectors in their own units, as a network on unscaled features does; "all" = at both, of several
     tables side by side and of each by itself, and at the squares of whitened vectors instead of
-    their kernels."""
+    their kernels. Of a table with shared values all are "scaled"."""
 
     @property
     def turn(self) -> Turn:

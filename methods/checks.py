@@ -95,17 +95,20 @@ def check_run(config: RunConfig) -> None:
 def idle_in_run(config: RunConfig) -> dict[str, str]:
     """The keys that have no bearing on a run, each with the reason."""
     method, name = METHODS[config.method], config.method
+    groups, heeded = {Group.PLACE, *method.groups}, {"seed", "attribute"}
+    otherwise = f"method {name} has no such option"
     why = {
         Group.ATTRIBUTE: f"method {name} looks at no labels",
         Group.EDITING: f"method {name} edits no finished vectors",
     }
-    groups = set(method.groups)
     if config.user_embedding:
         groups -= {Group.DATA, Group.TRAINING}
         why |= dict.fromkeys([Group.DATA, Group.TRAINING], "user_embedding is trained already")
-    heeded = {"seed", "attribute", *identity(config, {Group.PLACE, *groups})}
+    if config.eraser:
+        groups, heeded, why, otherwise = {Group.PLACE}, set(), {}, "the eraser was fitted before"
+    heeded |= identity(config, groups).keys()
     return {
-        field.name: why.get(field.metadata["group"], f"method {name} has no such option")
+        field.name: why.get(field.metadata["group"], otherwise)
         for field in dataclasses.fields(config)
         if field.name not in heeded
     }

@@ -29,7 +29,7 @@ RANK_TOLERANCE = 1e-10
 """Of the largest variance: a direction of standardised columns below is taken for rounding, and
 keeps what it tells."""
 
-CONSTANT = 1e-14
+CONSTANT = 1e-10
 """A column of less spread, as a share of its mean, is constant but for rounding."""
 
 
@@ -159,6 +159,7 @@ def least_squares(x: np.ndarray, labels: np.ndarray) -> Erasing:
         labels: (n,) int64, classes 0 .. C-1.
     """
     centre = x.mean(0)
+    centre += (x - centre).mean(0)  # of 10^6 users a sum's rounding is 10^-11
     centred = x - centre
     z = np.eye(labels.max() + 1)[labels]
     own, cross = centred.T @ centred / len(x), centred.T @ (z - z.mean(0)) / len(x)
@@ -178,8 +179,9 @@ def of_moments(moments: Moments) -> Erasing:
 
 
 def projection(own: np.ndarray, cross: np.ndarray, centre: np.ndarray) -> np.ndarray:
-    """W⁺ P W (d, d) = Σ_xz (Σ_xzᵀ Σ_xx⁺ Σ_xz)⁺ Σ_xzᵀ Σ_xx⁺, which is the same map in any
-    coordinates: in standardised columns, so that none is lost beside a wider one.
+    """W⁺ P W (d, d) = Σ_xz (Σ_xzᵀ Σ_xx⁺ Σ_xz)⁺ Σ_xzᵀ Σ_xx⁺, which in any coordinates does the same
+    to what the users of the fit span: in standardised columns, so that none is lost beside a wider
+    one.
 
     Args:
         own: Σ_xx, (d, d).

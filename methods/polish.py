@@ -95,7 +95,7 @@ class View:
 
     def _slope(self, phase: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
         if self.form:
-            slopes = np.sin(phase) if self.form is Form.WAVES else phase.copy()
+            slopes = np.sin(phase) if self.form is Form.WAVES else phase
             slopes *= -self._norm if self.form is Form.WAVES else 2 * self._norm
             coefficients = np.multiply(slopes, coefficients, out=slopes)
         return coefficients @ self.weights

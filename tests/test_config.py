@@ -239,6 +239,11 @@ def test_a_list_of_anything_else_is_refused(tmp_path, text):
             ExperimentConfig(method="d2d", user_embedding="a.npy"),
             {"epochs", "dataset", "retrain_trade_off"},
         ),
+        (
+            idle_in_run,
+            ExperimentConfig(user_embedding="a.npy", eraser="e", output="b.npy"),
+            {"epochs", "scope", "calibrated_rounds"},
+        ),
         (idle_in_attack, AttackConfig(), {"folds", "audit_users", "au_trade_off"}),
         (idle_in_attack, AttackConfig(protocol="cv", method="u2u"), {"draws", "audit_users"}),
         (idle_in_attack, AttackConfig(attack="audit"), {"protocol", "null", "folds", "draws"}),
@@ -247,7 +252,7 @@ def test_a_list_of_anything_else_is_refused(tmp_path, text):
 def test_keys_that_do_nothing_are_known(idle, config, names):
     found = idle(config)
     assert names <= found.keys()
-    heeded = {"method", "seed", "attribute", "user_embedding", "labels", "record", "threads"}
+    heeded = {"method", "user_embedding", "labels", "record", "threads"}
     assert not heeded & found.keys()
     options = METHODS[config.method].options
     assert not options or not {one.name for one in dataclasses.fields(options)} & found.keys()

@@ -145,8 +145,11 @@ def test_leace_does_not_lose_a_column_beside_a_wider_one(scale):
 
 
 def test_leace_leaves_a_constant_column_as_it_is():
-    x, labels = planted()
-    x[:, 2] = 1e6 / 3
+    x, labels = planted(20_000)
+    x[:, 2] = 0.1  # a sum of so many is no multiple
+    assert x.mean(0)[2] != 0.1
+    for erasing in (leace.least_squares(x, labels), leace.of_moments(Moments.of(x, labels, 3))):
+        assert np.abs([erasing.projection[2], erasing.projection[:, 2]]).max() < 1e-12
     _, edited = fitted(leace, x, labels, "one")
     np.testing.assert_allclose(edited[:, 2], x[:, 2], rtol=1e-15)
     rest = np.delete(x, 2, axis=1)

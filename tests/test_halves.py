@@ -30,6 +30,7 @@ from utils.audit.statistics import (
     tpr_at,
     upper_bound,
 )
+from utils.config import AttackConfig
 from utils.errors import UserError
 
 TINY = ["epochs=2", "batch_size=512", "lr=0.01", "embedding_size=4", "num_ng=1", "threads=1"]
@@ -468,3 +469,24 @@ def test_a_recorded_audit_is_not_done_again(workspace, plain_audit, monkeypatch,
     assert attack.main(command) == 0
     assert "was audited already" in capsys.readouterr().out
     assert attack.main([*command, "attack_seed=1"]) == 2  # another audit, and nothing to audit
+
+
+@pytest.mark.parametrize(
+    ("keys", "leaking", "said"),
+    [
+        ({"method": "calibrated", "scope": "served"}, ["lists"], "the lists alone tell"),
+        ({"method": "calibrated", "scope": "served"}, ["gmf", "lists"], None),
+        (
+            {"method": "d2d", "regularizer": "ranking", "seed": 3},
+            ["gmf"],
+            "Next: python main.py method=calibrated seed=3 scope=served",
+        ),
+    ],
+)
+def test_what_is_said_after_a_leak(keys, leaking, said, caplog):
+    """What is proposed has no key that does nothing there."""
+    caplog.set_level("INFO")
+    attack.say_next(AttackConfig(attack="audit", **keys), leaking)
+    lines = [record.getMessage().strip() for record in caplog.records]
+    assert len(lines) == (said is not None)
+    assert all(line.startswith(said) for line in lines)

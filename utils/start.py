@@ -39,10 +39,10 @@ def same_sums() -> None:
 
 
 def few_lines_in_files() -> None:
-    """Have progress bars say less where they are no screen's: each turn would be a line."""
+    """Have progress bars speak every ten seconds where they are no screen's."""
     with contextlib.suppress(ValueError):  # closed
         if not sys.stderr.isatty():
-            os.environ.setdefault("TQDM_MININTERVAL", "30")
+            os.environ.setdefault("TQDM_MININTERVAL", "10")
 
 
 def _leave(*_: object) -> NoReturn:

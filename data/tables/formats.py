@@ -344,21 +344,17 @@ def from_columns(path: Path, frame: pd.DataFrame, ids: str | None) -> np.ndarray
     """(n, d) of a column a dimension, all but the ids'.
 
     Raises:
-        UserError: a column of text, or of whole numbers among others: an age is no dimension, nor
-            is an id, though pandas made floats of both.
+        UserError: a column of text, or of whole numbers among others: an age is no dimension.
     """
     numbers = frame.drop(columns=[ids] if ids in frame else [])
     kinds = {dtype.kind for dtype in numbers.dtypes}
     for name in numbers:
         kind = numbers[name].dtype.kind
-        whole = kind in "iu" or (
-            str(name).lower().endswith("id") and kind == "f" and (numbers[name] % 1 == 0).all()
-        )
-        if kind not in "fiu" or (whole and "f" in kinds):
-            what = "whole numbers among floats" if whole else "no numbers"
+        if kind not in "fiu" or (kind in "iu" and "f" in kinds):
+            what = "whole numbers among floats" if kind in "iu" else "no numbers"
             raise UserError(
-                f'{path}: column "{name}" has {what}; name the column of ids "id", of users or '
-                "items, and leave columns that are no dimensions out"
+                f'{path}: column "{name}" has {what}; call the ids\' column "id", and leave '
+                "columns that are no dimensions out"
             )
     return numbers.to_numpy(np.result_type(np.float16, *numbers.dtypes), copy=True)
 
@@ -468,7 +464,8 @@ def _csv(path: Path) -> _Csv:
     first = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False, **options)
     names = [str(name) for name in first.iloc[0]]
     columns = names[names[:1] == [""] :]  # without pandas' unnamed index
-    counts = any(columns == [str(k + n) for n in range(len(columns))] for k in (0, 1))
+    starts = (0, 1) if len(columns) > 2 else (0,)  # 1 or 1, 2 may as well be a user's
+    counts = any(columns == [str(start + n) for n in range(len(columns))] for start in starts)
     header = counts or not all(_is_number(name) for name in names)
     typed = {name.split(":")[0]: name for name in reversed(names)}  # RecBole's names say types
     found = id_column(typed)
@@ -491,7 +488,9 @@ def _csv(path: Path) -> _Csv:
 
 
 def _is_number(text: str) -> bool:
-    """Whether a cell is a number, "nan" among them."""
+    """Whether a cell is a number, "nan" among them; to Python 0_1 is one too."""
+    if "_" in text:
+        return False
     try:
         float(text)
     except ValueError:

@@ -83,10 +83,14 @@ def warn_of_label(path: Path, vectors: np.ndarray, attribute: Attribute) -> None
         attribute: of the n users.
     """
     for one in attribute.parts or (attribute,):
-        of_classes = [vectors[one.labels == c] for c in range(len(one.classes))]
-        least = np.array([users.min(0) for users in of_classes])
-        most = np.array([users.max(0) for users in of_classes])
-        same = (least == most).all(0) & (least != least[0]).any(0)
+        same = np.full(vectors.shape[1], fill_value=max(one.counts().values()) > 1)
+        first = vectors[(one.labels == 0).argmax()]
+        differs = np.zeros_like(same)
+        for c in range(len(one.classes)):
+            users = vectors[one.labels == c]
+            same &= (users == users[0]).all(0)
+            differs |= users[0] != first
+        same &= differs
         if same.any():
             log.warning(
                 "%s: dimension %d (from 0) is one number a class of %s, as the label itself is; if "

@@ -308,9 +308,9 @@ def _held(
     counts = np.zeros(len(names) + 1)
     for labels in held.values():
         counts += np.bincount(labels + 1, minlength=len(counts))
-    unknown, *known = ranks.sum(counts).astype(int).tolist()
-    said = dict(zip(names, known, strict=True)) | {"unknown": unknown}
-    say_classes(source, attribute, names, said, shards.total)
+    _, *known = ranks.sum(counts).astype(int).tolist()
+    counted = dict(zip(names, known, strict=True))
+    say_classes(source, attribute, names, counted, shards.total)
 
     def rows(labels: np.ndarray) -> Rows:
         return lambda start, stop: labels[start:stop]

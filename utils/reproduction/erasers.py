@@ -61,11 +61,11 @@ METHODS_SAID = (
 LIMITS = (
     "Two data sets, the larger with one or two seeds; other attributes than gender with three "
     "seeds on the smaller one, with one on the larger; one pair of halves: each verdict is exact "
-    "for its halves, the counts are no frequencies. Users whose label the method has not seen are "
-    "not protected. The lists leave out what a user is known to have. That tells of the history "
-    "whatever the vectors are, and no edit of vectors hides it: a baseline of each audit, the most "
-    "popular items without the known ones, shows how much. Embeddings of other libraries: "
-    "[strangers.md](strangers.md).",
+    "for its halves, and how many seeds leak is no estimate of how often one would. Users whose "
+    "label the method has not seen are not protected. The lists leave out what a user is known to "
+    "have. That tells of the history whatever the vectors are, and no edit of vectors hides it: a "
+    "baseline of each audit, the most popular items without the known ones, shows how much. "
+    "Embeddings of other libraries: [strangers.md](strangers.md).",
 )
 SCOPES = ("embedding", "tables", "served")
 EARLIER = "calibrated_band=0 calibrated_views=scaled"

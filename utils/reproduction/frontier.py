@@ -37,9 +37,10 @@ SAID = (
     "ML-100K: AMD EPYC with AVX-512, whose originals are not those above. ML-1M, LightGCN: D2D-R, "
     "LEACE and the barycentre are rows of the tables above, from the same originals, of an H200; "
     "the points of Calibrated's new defaults, and audits by the original's attackers, have not "
-    "been run there. With `batch_size=8192` an original takes half an hour of a core, and has 94 % "
-    "of the published batch's NDCG@10. ML-1M, NMF: AMD EPYC, originals of its own, seed "
-    "1's without AVX-512.",
+    "been run there. With `batch_size=8192` an original takes 12 to 30 minutes of a core, and has "
+    "94 % of the published batch's NDCG@10 (Intel Xeon with AVX-512). ML-1M, NMF: the same "
+    "processor, but for seed 1, of an AMD EPYC without AVX-512, of which some points have no rows: "
+    "a table is of the seeds that all its points have.",
 )
 
 
