@@ -189,20 +189,20 @@ def projection(own: np.ndarray, cross: np.ndarray, centre: np.ndarray) -> np.nda
         centre: x̄, (d,).
     """
     spread = np.sqrt(own.diagonal())
-    varies = spread > CONSTANT * np.abs(centre)
-    if not varies.any():
-        return np.zeros_like(own)
-    scale = np.where(varies, spread, 1)[:, None]
-    of_two = varies[:, None] & varies
-    values, vectors = np.linalg.eigh(np.where(of_two, own / scale / scale.T, 0))
+    varies = np.flatnonzero(spread > CONSTANT * np.abs(centre))
+    whole = np.zeros_like(own)
+    if not len(varies):
+        return whole
+    scale, these = spread[varies, None], np.ix_(varies, varies)
+    values, vectors = np.linalg.eigh(own[these] / scale / scale.T)
     wide = values > RANK_TOLERANCE * values.max()
     values, vectors = values[wide], vectors[:, wide]
-    cross = np.where(varies[:, None], cross / scale, 0)
     whiten = vectors / np.sqrt(values) @ vectors.T
     unwhiten = vectors * np.sqrt(values) @ vectors.T
-    u, sizes, _ = np.linalg.svd(whiten @ cross, full_matrices=False)
+    u, sizes, _ = np.linalg.svd(whiten @ (cross[varies] / scale), full_matrices=False)
     u = u[:, sizes > RANK_TOLERANCE**0.5 * max(sizes.max(), RANK_TOLERANCE)]
-    return scale * (unwhiten @ u @ u.T @ whiten) / scale.T
+    whole[these] = scale * (unwhiten @ u @ u.T @ whiten) / scale.T
+    return whole
 
 
 METHOD = Method("LEACE", fit=fit, streamed=Streamed(learn_moments, Moments, of_moments))
