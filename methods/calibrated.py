@@ -35,7 +35,10 @@ the marginals and at two or three columns together, which is where trees look.
 Views of standardised or whitened vectors are blind to what a network on unscaled features reads in
 the widest columns. So every other three rounds' kernel views are in the vectors' own units, where
 steps may move a class's mean, and there are twice `calibrated_rounds`; `calibrated_views="scaled"`
-leaves these rounds out. (Normal scores of a table with shared values have equal units already; a
+leaves these rounds out. A round brings the gap of all its features together to nothing: where fine
+structure stays beyond chance, squares are taken below it, and are read turned round. So with
+`calibrated_views="all"` squares of whitened vectors are a view by themselves, instead of their
+kernels, and of several tables each is looked at alone, too. (Normal scores of a table with shared values have equal units already; a
 table with directions that are nearly flat is edited in `methods.coordinates`.)
 """
 

@@ -254,7 +254,7 @@ def _step(gradient: np.ndarray, factor: np.ndarray, drift: np.ndarray) -> np.nda
 
 
 def _view(number: int, z: np.ndarray, white: np.ndarray, rng: np.random.Generator) -> View:
-    """Linear and kernel views in turn; z are the users that it is scaled by."""
+    """Linear, whitened and standardised kernel views in turn; z are the users it is scaled by."""
     spread = z.std(0)
     standard = np.diag(1 / np.maximum(spread, FLOOR * max(spread.max(), FLOOR)))
     scale = white if number % 3 == 1 else standard
