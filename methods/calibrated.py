@@ -38,8 +38,9 @@ steps may move a class's mean, and there are twice `calibrated_rounds`; `calibra
 leaves these rounds out. A round brings the gap of all its features together to nothing: where fine
 structure stays beyond chance, squares are taken below it, and are read turned round. So with
 `calibrated_views="all"` squares of whitened vectors are a view by themselves, instead of their
-kernels, and of several tables each is looked at alone, too. (Normal scores of a table with shared values have equal units already; a
-table with directions that are nearly flat is edited in `methods.coordinates`.)
+kernels, and of several tables each is looked at alone, too. (Normal scores of a table with shared
+values have equal units already; a table with directions that are nearly flat is edited in
+`methods.coordinates`.)
 """
 
 import time
