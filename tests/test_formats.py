@@ -255,9 +255,9 @@ def test_after_an_audit_nobody_is_told_to_do_again_what_was_done(workspace, caps
     assert "attack=audit" in shown.splitlines()[-1]
     edited = AttackConfig(user_embedding="out.csv", labels="labels.csv")
     with console():
-        attack.say_next(edited)
+        attack.say_next(edited, ["user_embedding"])
         assert "gender was hidden by calibrated already" in capsys.readouterr().out
-        attack.say_next(replace(edited, user_embedding="mine.parquet"))
+        attack.say_next(replace(edited, user_embedding="mine.parquet"), ["user_embedding"])
         assert "Next: python main.py method=calibrated" in capsys.readouterr().out
 
 
