@@ -221,10 +221,11 @@ def say_next(config: AttackConfig, leaking: Sequence[str]) -> None:
     keys = asdict(config) | {"method": method, "scope": "embedding" if config.labels else scope}
     if config.user_embedding and Path(config.user_embedding).is_dir():
         keys |= {"stream": "on", "output": "edited/"}
-    known = {field.name for field in fields(ExperimentConfig)} & keys.keys()
-    idle = idle_in_run(ExperimentConfig(**{name: keys[name] for name in known}))
-    heeded = {name: value for name, value in keys.items() if name not in idle}
-    log.info("Next: %s", command_for("main.py", ExperimentConfig, heeded))
+    names = {field.name for field in fields(ExperimentConfig)}
+    proposed = {name: value for name, value in keys.items() if name in names}
+    heeded = proposed.keys() - idle_in_run(ExperimentConfig(**proposed))
+    values = {name: proposed[name] for name in heeded}
+    log.info("Next: %s", command_for("main.py", ExperimentConfig, values))
 
 
 def save_audit(path: Path, result: dict[str, Any]) -> Path:

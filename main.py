@@ -182,9 +182,8 @@ def load(config: RunConfig, device: torch.device) -> Data:
         table = load_table(path, config.table)
         check_squares(path, table.vectors)
         users = len(table.vectors), table.ids
-        known = load_labels(Path(config.labels), config.attribute, *users)
-        warn_of_label(path, table.vectors, known)
-        attribute = known
+        attribute = load_labels(Path(config.labels), config.attribute, *users)
+        warn_of_label(path, table.vectors, attribute)
         checksums = {"original": file_checksum(path)}
         if config.table:
             checksums["table"] = table.name

@@ -116,13 +116,12 @@ def idle_in_run(config: RunConfig) -> dict[str, str]:
 
 def idle_in_attack(config: AttackConfig) -> dict[str, str]:
     """The keys that have no bearing on an attack or audit, each with the reason."""
-    of_protocols = {"shadow": ["shadow_ratio", "draws"], "cv": ["folds", "repeats"]}
     if config.attack == "audit":
-        names = ["protocol", "null", *of_protocols["shadow"], *of_protocols["cv"]]
+        names = ["protocol", "null", "shadow_ratio", "draws", "folds", "repeats"]
         idle = dict.fromkeys(names, "an audit has a protocol of its own")
     else:
-        other = "cv" if config.protocol == "shadow" else "shadow"
-        idle = dict.fromkeys(of_protocols[other], f"protocol {config.protocol} has no such option")
+        why = f"protocol {config.protocol} has no such option"
+        idle = dict.fromkeys(config.of_other_protocols, why)
         idle |= dict.fromkeys(identity(config, [Group.AUDIT]), "it is for audits; add attack=audit")
     own = {field.name for field in _options(config.method)}
     others = {field.name for method in METHODS for field in _options(method)} - own

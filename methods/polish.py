@@ -89,16 +89,17 @@ class View:
         return phase
 
     def _of(self, phase: np.ndarray) -> np.ndarray:
-        if self.form is Form.SQUARES:
-            return self._norm * phase**2
-        return self._norm * np.cos(phase) if self.form else phase
+        if self.form is Form.LINEAR:
+            return phase
+        return self._norm * (np.cos(phase) if self.form is Form.WAVES else phase**2)
 
     def _slope(self, phase: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
-        if self.form:
-            slopes = np.sin(phase) if self.form is Form.WAVES else phase
-            slopes *= -self._norm if self.form is Form.WAVES else 2 * self._norm
-            coefficients = np.multiply(slopes, coefficients, out=slopes)
-        return coefficients @ self.weights
+        if self.form is Form.LINEAR:
+            return coefficients @ self.weights
+        waves = self.form is Form.WAVES
+        slopes, factor = (np.sin(phase), -self._norm) if waves else (phase, 2 * self._norm)
+        slopes *= factor
+        return np.multiply(slopes, coefficients, out=slopes) @ self.weights
 
     @property
     def _norm(self) -> np.float32:

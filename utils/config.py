@@ -294,6 +294,11 @@ class AttackConfig:
     """What to do when another process is at work in the same run folder: wait for it, or end."""
 
     @property
+    def of_other_protocols(self) -> tuple[str, ...]:
+        """The settings that this protocol has not."""
+        return ("folds", "repeats") if self.protocol == "shadow" else ("shadow_ratio", "draws")
+
+    @property
     def inferred(self) -> str:
         """The attribute to infer."""
         return self.infer or self.attribute

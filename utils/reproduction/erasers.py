@@ -59,8 +59,9 @@ METHODS_SAID = (
     "hence AUCs far below 0.5, the more dimensions the farther.",
 )
 LIMITS = (
-    "Two data sets, the larger with one or two seeds; other attributes than gender with three "
-    "seeds on the smaller one, with one on the larger; one pair of halves: each verdict is exact "
+    "Two data sets, the larger with one to three seeds; other attributes than gender with three "
+    "seeds on the smaller one, on the larger with one, or three of LightGCN's `batch_size=8192`; "
+    "one pair of halves: each verdict is exact "
     "for its halves, and how many seeds leak is no estimate of how often one would. Users whose "
     "label the method has not seen are not protected. The lists leave out what a user is known to "
     "have. That tells of the history whatever the vectors are, and no edit of vectors hides it: a "

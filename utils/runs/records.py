@@ -324,12 +324,10 @@ def has_attack(
 
 def _attack_which(config: AttackConfig, groups: Groups) -> dict[str, Any]:
     # all of a protocol's settings belong to one group; those of the other protocol say nothing
-    of_cv, of_shadow = ("folds", "repeats"), ("shadow_ratio", "draws")
-    other = of_cv if config.protocol == "shadow" else of_shadow
     settings = {
         key: value
         for key, value in identity(config, [Group.ATTACK]).items()
-        if key not in other and value != getattr(AttackConfig, key)
+        if key not in config.of_other_protocols and value != getattr(AttackConfig, key)
     }
     return _which(config, groups, attack=True) | {
         "protocol": config.protocol,
