@@ -13,6 +13,7 @@ from enum import IntEnum
 from typing import Any, Literal
 
 import numpy as np
+from scipy.special import softmax
 from tqdm import tqdm
 
 from methods.atoms import Atoms, collapsed
@@ -29,6 +30,10 @@ FEW_COLUMNS = 3
 """Standardised features, at most, that one of a view's few-column features looks at."""
 FREQUENCIES = (0.7, 1.5, 3.0)
 """Of these, in turn."""
+MATES = 15
+"""Marks, about, that a user is shared between, where a view looks at neighbourhoods."""
+ASKED, HALVINGS = 100, 25
+"""Users, at most, that are asked for it, and how often a step towards it is halved."""
 STEP = 0.7
 DOUBT = 2.0
 """Standard errors of a gap that are left, where there are users whom the polish doesn't see."""
@@ -41,16 +46,17 @@ TIMES: dict[Views, int] = {"scaled": 1, "both": 2, "all": 2}
 
 
 class Form(IntEnum):
-    """What a view's features are: Fz + b; sqrt(2/D) cos(Fz + b), random Fourier features; or
-    sqrt(2/D) (Fz + b)².
+    """What a view's features are: Fz + b; sqrt(2/D) cos(Fz + b), random Fourier features;
+    sqrt(2/D) (Fz + b)²; or softmax(Fz + b), to which of D marks a user is near.
     """
 
     LINEAR = 0
     WAVES = 1
     SQUARES = 2
+    CELLS = 3
 
 
-RIDGE = {Form.LINEAR: 10.0, Form.WAVES: 1.0, Form.SQUARES: 1.0}
+RIDGE = {Form.LINEAR: 10.0, Form.WAVES: 1.0, Form.SQUARES: 1.0, Form.CELLS: 1.0}
 
 
 @dataclass(frozen=True)
@@ -84,18 +90,26 @@ class View:
         return self._of(phase) @ ridge, self._slope(phase, ridge.T[labels])
 
     def _phase(self, z: np.ndarray) -> np.ndarray:
+        """Fz + b; of cells their softmax, which is all that is asked for."""
         phase = z @ self.weights.T
         phase += self.offset
+        if self.form is Form.CELLS:
+            phase -= phase.max(1, keepdims=True)
+            np.exp(phase, out=phase)
+            phase /= phase.sum(1, keepdims=True)
         return phase
 
     def _of(self, phase: np.ndarray) -> np.ndarray:
-        if self.form is Form.LINEAR:
+        if self.form in (Form.LINEAR, Form.CELLS):
             return phase
         return self._norm * (np.cos(phase) if self.form is Form.WAVES else phase**2)
 
     def _slope(self, phase: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
         if self.form is Form.LINEAR:
             return coefficients @ self.weights
+        if self.form is Form.CELLS:
+            mean = np.einsum("ij,ij->i", phase, coefficients)[:, None]
+            return (phase * (coefficients - mean)) @ self.weights
         waves = self.form is Form.WAVES
         slopes, factor = (np.sin(phase), -self._norm) if waves else (phase, 2 * self._norm)
         slopes *= factor
@@ -193,10 +207,10 @@ def polish(
         looked = known[:, looks[which]]
         if atoms and number % 2:
             view = _few_columns(number, known, rng)
+        elif views == "all" and number % 6 in (1, 2, 5):
+            view = _of_all(number, looked, whites[which], rng)
         elif views != "scaled" and number % 3 and number // 3 % 2:
             view = _own_units(looked, rng)
-        elif views == "all" and number % 3 == 1:
-            view = _squares(looked, whites[which], rng)
         else:
             view = _view(number // 2 if atoms else number, looked, whites[which], rng)
         if which:
@@ -265,6 +279,13 @@ def _view(number: int, z: np.ndarray, white: np.ndarray, rng: np.random.Generato
     return _fourier(scale, False, rng)
 
 
+def _of_all(number: int, z: np.ndarray, white: np.ndarray, rng: np.random.Generator) -> View:
+    """What `views="all"` looks at besides, in three of six rounds."""
+    if number % 3 == 1:
+        return _squares(z, white, rng)
+    return _few_columns(number // 6, z, rng) if number % 6 == 2 else _cells(z, rng)
+
+
 def _fourier(scale: np.ndarray, shifts: bool, rng: np.random.Generator) -> View:
     """Random Fourier features of all columns, scaled by (d, d)."""
     d = len(scale)
@@ -280,6 +301,29 @@ def _squares(z: np.ndarray, white: np.ndarray, rng: np.random.Generator) -> View
     weights = rng.normal(size=(FEATURES, d)) / np.sqrt(d) @ white
     offset = -(weights @ z.mean(0)).astype(np.float32)
     return View(Form.SQUARES, weights.astype(np.float32), offset, False)
+
+
+def _cells(z: np.ndarray, rng: np.random.Generator) -> View:
+    """Which of FEATURES users a user is near, all columns standardised: what neighbours tell.
+
+    The share of mark m is the softmax of -t |u - u_m|², with t such that half of the users are
+    shared between MATES marks or fewer, counted as 1 / Σ share².
+    """
+    spread = z.std(0)
+    scale = 1 / np.maximum(spread, FLOOR * max(spread.max(), FLOOR))
+    some = z[rng.permutation(len(z))[: FEATURES + ASKED]] * scale
+    marks = some[:FEATURES]
+    squared = (marks**2).sum(1)
+    distances = squared - 2 * some[-ASKED:] @ marks.T  # but for the user's own length: no matter
+    low, high = 1e-6, 1e6
+    unit = 1 / max(float(distances.std(1).mean()), FLOOR)
+    for _ in range(HALVINGS):
+        t = np.sqrt(low * high)
+        shares = softmax(-t * unit * distances, axis=1)
+        many = np.median(1 / (shares**2).sum(1)) > MATES
+        low, high = (t, high) if many else (low, t)
+    weights, offset = 2 * t * unit * marks * scale, -t * unit * squared
+    return View(Form.CELLS, weights.astype(np.float32), offset.astype(np.float32), False)
 
 
 def _own_units(z: np.ndarray, rng: np.random.Generator) -> View:

@@ -64,7 +64,7 @@ log = logging.getLogger(__name__)
 
 MOMENTS, LOG = "moments.npz", "stream.log"
 
-VERSION = 4
+VERSION = 5
 """Of the manifest; another one's folder is not gone on with."""
 
 
