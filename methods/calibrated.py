@@ -38,9 +38,11 @@ steps may move a class's mean, and there are twice `calibrated_rounds`; `calibra
 leaves these rounds out. A round brings the gap of all its features together to nothing: where fine
 structure stays beyond chance, squares are taken below it, and are read turned round. So with
 `calibrated_views="all"` squares of whitened vectors are a view by themselves, instead of their
-kernels, and of several tables each is looked at alone, too. (Normal scores of a table with shared
-values have equal units already; a table with directions that are nearly flat is edited in
-`methods.coordinates`.)
+kernels, and of several tables each is looked at alone, too. Kernels of all columns hardly see what
+a few of them tell, where forests look, nor what the nearest users do: features of few columns, and
+which of 400 users a user is near, take the place of the standardised kernels, and of half of those
+in own units. (Normal scores of a table with shared values have equal units already; a table with
+directions that are nearly flat is edited in `methods.coordinates`.)
 """
 
 import time
@@ -89,12 +91,13 @@ class CalibratedOptions:
     longer towards the old difference, and shorter elsewhere, than by chance; who reads one table of
     several, or the widest directions first, sees that."""
     calibrated_rounds: Natural = key(60, sweep=True)
-    """calibrated: rounds of its cross-fitted polish; with both views, twice as many."""
+    """calibrated: rounds of its cross-fitted polish; twice as many, unless its views
+    are "scaled" alone."""
     calibrated_views: Views = key("both", sweep=True, first="scaled")
     """calibrated: whether its polish looks at "scaled" vectors alone, or at "both", these and the
-    vectors in their own units, as a network on unscaled features does; "all" = at both, of several
-    tables side by side and of each by itself, and at the squares of whitened vectors instead of
-    their kernels. Of a table with shared values all are "scaled"."""
+    vectors in their own units, as a network on unscaled features does; "all" = at all that an audit
+    looks at: also at squares, at few columns together, at neighbourhoods, and at each of several
+    tables by itself. Of a table with shared values all are "scaled"."""
 
     @property
     def turn(self) -> Turn:

@@ -18,7 +18,7 @@ from methods.calibrated import (
 )
 from methods.gaussian import ClassMaps, Moments, barycentre, covariance, power, transport
 from methods.partition import Pool, Turn, to_groups
-from methods.polish import Form, View
+from methods.polish import MATES, Form, View, _cells
 from tests.test_audit import CV, shifted, spread, xor
 from utils.audit.leakage import summarise
 from utils.audit.null import Worst
@@ -67,13 +67,14 @@ def larger(embedding, labels):
         *(pytest.param(one, marks=pytest.mark.thorough) for one in (shifted, spread, larger)),
     ],
 )
-def test_neither_what_was_planted_is_found_nor_what_was_not(plant):
+@pytest.mark.parametrize("views", ["scaled", pytest.param("all", marks=pytest.mark.thorough)])
+def test_neither_what_was_planted_is_found_nor_what_was_not(plant, views):
     """Two-sided."""
     rng = np.random.default_rng(0)
     embedding, labels = rng.normal(size=(N, 6)), rng.integers(0, 2, N)
     plant(embedding, labels)
     assert plant is nothing or worst(embedding, labels, QUICK).leakage > 0.15
-    done = calibrate(embedding, labels, Turn(0.5), 60, np.random.default_rng(1))
+    done = calibrate(embedding, labels, Turn(0.5), 60, np.random.default_rng(1), views)
     after = worst(done.table, labels)
     assert after.leakage < NULL, after
 
@@ -226,9 +227,10 @@ def test_tylers_radius_does_not_see_a_linear_map():
     ],
     ids=["one point", "zeros", "one dimension", "rank one", "more dimensions than a class"],
 )
-def test_degenerate_tables_stay_finite(table):
+@pytest.mark.parametrize("views", ["scaled", "all"])
+def test_degenerate_tables_stay_finite(table, views):
     labels = np.arange(40) % 3
-    done = calibrate(table, labels, Turn(0.5), 12, np.random.default_rng(0))
+    done = calibrate(table, labels, Turn(0.5), 12, np.random.default_rng(0), views)
     assert np.isfinite(done.table).all()
     assert np.isfinite(done.moved)
     assert np.abs(done.table).max() <= 100 * max(1, np.abs(table).max())
@@ -293,6 +295,16 @@ def test_a_views_gradient_is_that_of_its_scores(form):
         np.testing.assert_allclose(gradient[:, column], slope, rtol=1e-5)
 
 
+def test_a_cell_is_shared_by_the_nearest_marks_whatever_the_columns_units():
+    rng = np.random.default_rng(0)
+    z = rng.standard_t(4, (3000, 6)) * np.array([1e-4, 1, 1, 1, 1, 1e4])
+    shares = _cells(z, np.random.default_rng(1)).features(z)
+    np.testing.assert_allclose(shares.sum(1), 1, rtol=1e-5)
+    assert np.median(1 / (shares**2).sum(1)) == pytest.approx(MATES, rel=0.25)
+    same = _cells(z / z.std(0), np.random.default_rng(1)).features(z / z.std(0))
+    np.testing.assert_allclose(shares, same, atol=1e-3)
+
+
 @pytest.mark.thorough
 def test_what_one_table_of_two_tells_is_gone_if_the_polish_looks_at_it_alone():
     """Beside a wide table, kernels of all columns hardly see a narrow one."""
@@ -306,6 +318,21 @@ def test_what_one_table_of_two_tells_is_gone_if_the_polish_looks_at_it_alone():
         edited = calibrate(x, labels, Turn(0.5, 1), 60, rng, views, [6, 80]).table
         left[views] = worst(edited[:, :6], labels, ["svm"]).leakage
     assert left["all"] < 0.05 < left["both"], left
+
+
+@pytest.mark.thorough
+def test_what_neighbours_and_forests_read_is_gone_if_the_polish_looks_at_neighbourhoods():
+    """Sixty places in eight dimensions, each of which is mostly one class's."""
+    rng = np.random.default_rng(0)
+    place, odds = rng.integers(0, 60, 1600), rng.permutation(np.repeat([0.2, 0.8], 30))
+    labels = (rng.random(1600) < odds[place]).astype(np.int64)
+    x = rng.normal(size=(60, 8))[place] + 0.35 * rng.normal(size=(1600, 8))
+    left = {}
+    for views in ("both", "all"):
+        edited = calibrate(x, labels, Turn(0.5, 1), 60, np.random.default_rng(1), views).table
+        left[views] = [worst(edited, labels, [one]).leakage for one in ("knn", "forest")]
+    assert min(left["both"]) > 0.1, left
+    assert max(left["all"]) < 0.08, left
 
 
 @pytest.mark.thorough
