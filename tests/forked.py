@@ -22,6 +22,7 @@ import torch
 import attack
 import main
 from utils import ranks
+from utils.errors import UserError
 from utils.runs import checkpoint
 from utils.start import start
 
@@ -116,6 +117,29 @@ def patient(rank: int, size: int, port: int) -> int:
 
     with ranks.joined() as joined:
         return joined.told(work)["by"]
+
+
+def frozen(rank: int, size: int, port: int, at_work: int) -> int:
+    """0 where rank `at_work` ends in the midst of its work since the other, which freezes, is
+    silent, and says so.
+    """
+    _launch(rank, size, port)
+    ranks.SILENCE = timedelta(seconds=2)
+    ranks.BEAT = 0.5
+
+    def work() -> None:
+        if rank != at_work:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        for _ in range(2000):  # two minutes
+            time.sleep(0.06)
+
+    try:
+        with ranks.joined() as joined:
+            joined.agree(work)
+    except UserError as error:
+        print(error)
+        return 0
+    return 1
 
 
 def _launch(rank: int, size: int, port: int) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 import main
 from tests.conftest import free_port, last_line
-from tests.forked import careful, one_of, patient
+from tests.forked import careful, frozen, one_of, patient
 
 SMALL = ["batch_size=1173", "embedding_size=4", "num_ng=1", "threads=1", "lr=0.02"]
 """Of an epoch's 3520 examples the last batch has one, and a rank of two nothing to do in it."""
@@ -195,3 +195,13 @@ def test_a_finished_run_is_found_by_all_ranks(workspace, ranks):
 @pytest.mark.thorough
 def test_others_wait_for_long_work_of_the_first_rank(workspace, ranks):
     assert [one.end()[0] for one in ranks(2, work=patient)] == [0, 0]
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("at_work", [0, 1])
+def test_a_silent_rank_stops_the_work_of_the_other(workspace, ranks, at_work):
+    both = ranks(2, at_work, work=frozen)
+    code, said, complained = both[at_work].end(40)
+    assert code == 0, complained
+    assert f"rank {at_work}: another rank (" in said and "is silent for 2 s" in said
+    both[1 - at_work].process.kill()

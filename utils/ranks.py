@@ -6,6 +6,7 @@ silence means that one has gone. Whatever it is, the first rank says it, and has
 that one has gone, the next.
 """
 
+import _thread
 import contextlib
 import json
 import os
@@ -36,15 +37,17 @@ SAME_KEYS = "start all ranks with the same keys"
 BEAT = 1.0
 """Seconds between two sums, or as long as one piece of a rank's part takes."""
 
-SILENCE = timedelta(seconds=60)
-"""How long a rank waits for the others' next sum."""
+SILENCE = timedelta(seconds=45)
+"""How long a rank waits for the others' next sum; with the roll-call, all ends within a minute."""
 
 ROLL_CALL = timedelta(seconds=10)
 """How long one then waits for who is left: some may be in the middle of a long piece."""
 
 
 class Stopped(BaseException):
-    """SIGTERM: torchrun sends it to the others as soon as one has ended."""
+    """SIGTERM: torchrun sends it to the others as soon as one has ended, and a rank that has found
+    out to itself.
+    """
 
 
 def launched() -> bool:
@@ -125,10 +128,10 @@ class Ranks:
             reason: what else it can be, as "another rank has gone, or ..." goes on.
         """
         self._end()
-        missing = self._missing()
-        if self.rank != min(set(range(self.size)) - set(missing)):
+        missing = self._called()
+        if missing is not None and self.rank != min(set(range(self.size)) - set(missing)):
             return SystemExit(2)
-        which = ", ".join(self._with_work(rank) for rank in missing) or "unknown"
+        which = ", ".join(self._with_work(rank) for rank in missing or []) or "unknown"
         return UserError(
             f"rank {self.rank}: another rank ({which}) has gone, or {reason}; what it said last "
             "says why; what is finished is kept, and the same command goes on from there"
@@ -152,11 +155,20 @@ class Ranks:
                 return f"{rank}, last at {self.store.get(f'at/{rank}').decode()}"
         return str(rank)
 
-    def _missing(self) -> list[int]:
-        """The ranks that leave no note once a sum has failed; none if nobody can tell."""
+    def _called(self) -> list[int] | None:
+        """The ranks that leave no note once a sum has failed; None if nobody can tell: then each
+        says so for itself, rather than none.
+        """
+        found: list[list[int]] = []
         with contextlib.suppress(RuntimeError, ValueError, AssertionError):
             dist.destroy_process_group()  # who still waits for this one learns of it
-        missing: list[int] = []
+        asking = threading.Thread(target=self._call, args=[found], daemon=True)
+        asking.start()  # a store that has frozen, or whose machine has gone, never answers
+        asking.join(ROLL_CALL.total_seconds() + 2 * BEAT)
+        return found[-1] if found else None
+
+    def _call(self, found: list[list[int]]) -> None:
+        """Add the ranks that have left no note so far, as long as more may leave one."""
         give_up = time.monotonic() + ROLL_CALL.total_seconds()
         with contextlib.suppress(RuntimeError):  # the store has gone too
             assert self.store is not None
@@ -164,12 +176,11 @@ class Ranks:
             self.store.set(f"left/{self.rank}", "")
             while time.monotonic() < give_up:
                 others = range(self.size)
-                missing = [rank for rank in others if not self.store.check([f"left/{rank}"])]
-                if len(missing) < 2:  # a sum fails only if one has gone, so it is this one
+                found.append([one for one in others if not self.store.check([f"left/{one}"])])
+                if len(found[-1]) < 2:  # a sum fails only if one has gone, so it is this one
                     time.sleep(BEAT)  # the store may end with this process: others read it too
                     break
                 time.sleep(BEAT / 10)
-        return missing
 
     def gathered(self, array: np.ndarray) -> np.ndarray:
         """The ranks' arrays (n, ...), of n each its own, one behind the other; float64."""
@@ -195,8 +206,8 @@ class Ranks:
     def agree(self, work: Callable[[], T]) -> T:
         """What this rank's work gives, once that of every rank has; raises as `together`.
 
-        The work may take as long as it likes: a thread goes on with the sums meanwhile. It asks
-        for none itself.
+        The work may take as long as it likes: a thread goes on with the sums meanwhile, and stops
+        the work if they fail. It asks for none itself.
         """
         if self.size == 1:
             return work()
@@ -208,8 +219,16 @@ class Ranks:
             if failures:
                 raise failures[0]
 
+        def beside() -> None:
+            try:
+                self.together(waiting())
+            except BaseException:
+                if not done.is_set():  # minutes more of it would be for nothing
+                    _thread.interrupt_main(signal.SIGTERM)
+                raise
+
         with ThreadPoolExecutor(1) as pool:
-            others = pool.submit(self.together, waiting())
+            others = pool.submit(beside)
             try:
                 try:
                     made = work()
