@@ -12,7 +12,7 @@ import pandas as pd
 from methods import METHODS, ExperimentConfig
 from utils.config import Group, identity
 from utils.pages.parts import Grid, Section, Tone
-from utils.reproduction.frontier import frontier_sections
+from utils.reproduction.frontier import at_a_glance, frontier_sections
 from utils.reproduction.results import block_title
 from utils.runs import records
 
@@ -84,9 +84,10 @@ def erasers_page(folder: Path) -> list[Section]:
     audits = _frame(folder)
     if audits.empty:
         return []
-    title = "Erasers, audited"
+    title, frontier = "Erasers, audited", _frame(folder / "frontier")
     return [
         Section(title, list(INTRODUCTION)),
+        *at_a_glance(frontier),
         Section("Methods", list(METHODS_SAID)),
         *_blocks(
             audits[
@@ -95,7 +96,7 @@ def erasers_page(folder: Path) -> list[Section]:
                 & (audits["trained_on"] == "audited")
             ]
         ),
-        *frontier_sections(_frame(folder / "frontier")),
+        *frontier_sections(frontier),
         Section("Limits", list(LIMITS)),
     ]
 

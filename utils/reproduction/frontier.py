@@ -44,6 +44,17 @@ SAID = (
 )
 
 
+GLANCE = (
+    "Means over the seeds of vectors and scores: |AUC - 0.5| of the worst of ten attackers, less "
+    "what the worst finds by chance (95 %), at the worst place; the share of NDCG@10 that is kept; "
+    "seconds of the edit. At 0 or below nothing is found. All edit what is served "
+    "(`scope=served`); D2D-R is the published method, by the published settings. What these are "
+    "means of, the lists, and who knew the original: [below](#frontiers)."
+)
+AT_A_GLANCE = (("d2d", ""), ("calibrated", ""), ("calibrated", "calibrated_views=all"))
+"""Methods and dials that are compared at a glance."""
+
+
 class Point(NamedTuple):
     """One method, scope and dial, over the block's seeds.
 
@@ -80,6 +91,29 @@ class Point(NamedTuple):
         return all(own <= its for own, its in pairs) and any(own < its for own, its in pairs)
 
 
+def at_a_glance(audits: pd.DataFrame) -> Iterator[Section]:
+    """The published method and calibrated, a row a frontier that has the latter by its defaults;
+    nothing without audits. As `frontier_sections`.
+    """
+    if audits.empty:
+        return
+    named = [(METHODS[method].title, dial) for method, dial in AT_A_GLANCE]
+    header = ["", *(f"{title}, `{dial}`" if dial else title for title, dial in named)]
+    rows = []
+    for title, seeds, points in _blocks(audits):
+        found = {(one.method, one.dial): one for one in points if one.scope == "served"}
+        if (METHODS["calibrated"].title, "") not in found:
+            continue
+        rows.append([f"{title} ({len(seeds)} seeds)", *(_briefly(found.get(one)) for one in named)])
+    yield Section("At a glance", [GLANCE, Grid(header, rows)])
+
+
+def _briefly(point: Point | None) -> str:
+    if point is None:
+        return "–"
+    return f"{fmean(point.over):.3f}, {fmean(point.kept):.1%}, {point.seconds:.1f} s"
+
+
 def frontier_sections(audits: pd.DataFrame) -> Iterator[Section]:
     """What is common to all, and a section a dataset, model, what its original was told, and
     attribute; none without audits.
@@ -89,12 +123,16 @@ def frontier_sections(audits: pd.DataFrame) -> Iterator[Section]:
     """
     if not audits.empty:
         yield Section("Frontiers", list(SAID))
+    for title, seeds, points in _blocks(audits):
+        yield Section(f"Frontier: {title}", [f"Seeds {', '.join(seeds)}.", _grid(points)])
+
+
+def _blocks(audits: pd.DataFrame) -> Iterator[tuple[str, list[str], list[Point]]]:
+    """A dataset's, model's, original's and attribute's title, seeds and points."""
     of_block = ["dataset", "model", "original", "attribute"]
     for (dataset, model, trained, attribute), block in audits.groupby(of_block):
-        seeds, points = points_of(block)
         original = block_title(dataset, model) + (f", `{trained}`" if trained else "")
-        title = f"Frontier: {original}, {attribute}"
-        yield Section(title, [f"Seeds {', '.join(seeds)}.", _grid(points)])
+        yield f"{original}, {attribute}", *points_of(block)
 
 
 def points_of(block: pd.DataFrame) -> tuple[list[str], list[Point]]:
