@@ -207,8 +207,10 @@ def polish(
         looked = known[:, looks[which]]
         if atoms and number % 2:
             view = _few_columns(number, known, rng)
-        elif views == "all" and number % 6 in (1, 2, 5):
-            view = _of_all(number, looked, whites[which], rng)
+        elif views == "all" and number % 6 == 1:
+            view = _squares(looked, whites[which], rng)
+        elif views == "all" and number % 6 == 2:
+            view = _near(number // 6 // len(looks), looked, rng)
         elif views != "scaled" and number % 3 and number // 3 % 2:
             view = _own_units(looked, rng)
         else:
@@ -279,13 +281,6 @@ def _view(number: int, z: np.ndarray, white: np.ndarray, rng: np.random.Generato
     return _fourier(scale, False, rng)
 
 
-def _of_all(number: int, z: np.ndarray, white: np.ndarray, rng: np.random.Generator) -> View:
-    """What `views="all"` looks at besides, in three of six rounds."""
-    if number % 3 == 1:
-        return _squares(z, white, rng)
-    return _few_columns(number // 6, z, rng) if number % 6 == 2 else _cells(z, rng)
-
-
 def _fourier(scale: np.ndarray, shifts: bool, rng: np.random.Generator) -> View:
     """Random Fourier features of all columns, scaled by (d, d)."""
     d = len(scale)
@@ -301,6 +296,11 @@ def _squares(z: np.ndarray, white: np.ndarray, rng: np.random.Generator) -> View
     weights = rng.normal(size=(FEATURES, d)) / np.sqrt(d) @ white
     offset = -(weights @ z.mean(0)).astype(np.float32)
     return View(Form.SQUARES, weights.astype(np.float32), offset, False)
+
+
+def _near(turn: int, z: np.ndarray, rng: np.random.Generator) -> View:
+    """What neighbours tell, and what few columns tell together, in turn."""
+    return _few_columns(turn // 2, z, rng) if turn % 2 else _cells(z, rng)
 
 
 def _cells(z: np.ndarray, rng: np.random.Generator) -> View:
