@@ -32,6 +32,10 @@ CROWD, CLOSE = 0.25, 0.05
 """Such a share of the users within so many standard deviations is a crowd. Of a Gaussian the
 closest quarter takes 0.64.
 """
+FAR = 0.001
+"""Of the users at each end, a user at least, who don't count for that: one alone could be so far
+off that all others are a crowd beside.
+"""
 SAME = 1e-4
 """Row sums that differ by less than this share of the columns' spread are one."""
 
@@ -90,9 +94,9 @@ def _crowd(values: np.ndarray) -> tuple[float, float] | None:
     Args:
         values: (n,) of a column, in order.
     """
-    few = max(1, int(CROWD * len(values)))
+    few, far = max(1, int(CROWD * len(values))), max(1, int(FAR * len(values)))
     widths = values[few:] - values[:-few]
-    start, close = int(widths.argmin()), CLOSE * float(values.std())
+    start, close = int(widths.argmin()), CLOSE * float(values[far:-far].std())
     return (float(values[start + few // 2]), close) if 0 < widths[start] < close else None
 
 

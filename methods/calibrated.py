@@ -39,10 +39,10 @@ leaves these rounds out. A round brings the gap of all its features together to 
 structure stays beyond chance, squares are taken below it, and are read turned round. So with
 `calibrated_views="all"` squares of whitened vectors are a view by themselves, instead of their
 kernels, and of several tables each is looked at alone, too. Kernels of all columns hardly see what
-a few of them tell, where forests look, nor what the nearest users do: features of few columns, and
-which of 400 users a user is near, take the place of the standardised kernels, and of half of those
-in own units. (Normal scores of a table with shared values have equal units already; a table with
-directions that are nearly flat is edited in `methods.coordinates`.)
+a few of them tell, where forests look, nor what the nearest users do: which of 400 users a user is
+near, and features of few columns, take the place of the standardised kernels in turn. (Normal
+scores of a table with shared values have equal units already; a table with directions that are
+nearly flat is edited in `methods.coordinates`.)
 """
 
 import time

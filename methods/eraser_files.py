@@ -17,7 +17,7 @@ from safetensors.numpy import save
 
 from data.tables.files import load_table, save_table, with_people
 from data.tables.formats import reading
-from data.tables.manifest import manifest_path
+from data.tables.manifest import forget
 from methods import METHODS
 from methods.eraser import share_moved
 from methods.leace import AffineEraser, Erasing
@@ -102,8 +102,11 @@ def load_eraser(path: Path) -> tuple[AffineEraser, About]:
             any(tensors[name].shape != shape for name, shape in shapes.items())
             or not all(np.isfinite(array).all() for array in tensors.values())
             or not is_covariance(tensors["covariance"])
-            or not isinstance(about.users, int)
+            or any(type(width) is not int for width in widths.values())
+            or type(about.users) is not int
+            or about.users < 1
             or not isinstance(about.attribute, str)
+            or not about.attribute.isprintable()
         ):
             raise UserError(f"{path}: its numbers are damaged; make it again")
         return AffineEraser(widths, Erasing(**tensors), {}, []), about
@@ -160,8 +163,10 @@ def apply_fitted(config: RunConfig) -> dict[str, Any]:
     vectors = torch.from_numpy(given[people])
     warn_of_others(source, eraser.erasing, about, given[people].astype(np.float64))
     edited = with_people(source, table, eraser.apply({name: vectors})[name])
+    if target.exists():
+        log.info("  %s was there, and is replaced", target)
     save_table(target, table.edited(edited), source)
-    manifest_path(target).unlink(missing_ok=True)  # of what was there before
+    forget(target)
     log.info(
         "%s: %s of %d users, by %s fitted on %d users; moved by %.3f of its norm",
         target,

@@ -23,7 +23,7 @@ from methods.partition import MOST
 
 FOLDS = 5
 FEATURES = 400
-"""Random Fourier features of a view."""
+"""Of a view that isn't linear: random Fourier features, squares or marks."""
 WIDTHS = (0.5, 1.0, 2.0, 4.0)
 """Squared kernel widths, in numbers of dimensions of standardised features."""
 FEW_COLUMNS = 3
@@ -76,42 +76,42 @@ class View:
     shifts: bool
 
     def features(self, z: np.ndarray) -> np.ndarray:
-        return self._of(self._phase(z))
+        return self._of(self._inner(z))
 
     def gradient(self, z: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
         """Of features(z) · coefficients in z, a row a user."""
-        return self._slope(self._phase(z) if self.form else z, coefficients)
+        return self._slope(self._inner(z) if self.form else z, coefficients)
 
     def scores_and_gradient(
         self, z: np.ndarray, ridge: np.ndarray, labels: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """The scores features(z) · ridge (n, C), and the gradient (n, d) of each user's own."""
-        phase = self._phase(z)
-        return self._of(phase) @ ridge, self._slope(phase, ridge.T[labels])
+        inner = self._inner(z)
+        return self._of(inner) @ ridge, self._slope(inner, ridge.T[labels])
 
-    def _phase(self, z: np.ndarray) -> np.ndarray:
-        """Fz + b; of cells their softmax, which is all that is asked for."""
-        phase = z @ self.weights.T
-        phase += self.offset
+    def _inner(self, z: np.ndarray) -> np.ndarray:
+        """What features and slopes are made of: Fz + b, or its softmax."""
+        inner = z @ self.weights.T
+        inner += self.offset
         if self.form is Form.CELLS:
-            phase -= phase.max(1, keepdims=True)
-            np.exp(phase, out=phase)
-            phase /= phase.sum(1, keepdims=True)
-        return phase
+            inner -= inner.max(1, keepdims=True)
+            np.exp(inner, out=inner)
+            inner /= inner.sum(1, keepdims=True)
+        return inner
 
-    def _of(self, phase: np.ndarray) -> np.ndarray:
+    def _of(self, inner: np.ndarray) -> np.ndarray:
         if self.form in (Form.LINEAR, Form.CELLS):
-            return phase
-        return self._norm * (np.cos(phase) if self.form is Form.WAVES else phase**2)
+            return inner
+        return self._norm * (np.cos(inner) if self.form is Form.WAVES else inner**2)
 
-    def _slope(self, phase: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
+    def _slope(self, inner: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
         if self.form is Form.LINEAR:
             return coefficients @ self.weights
         if self.form is Form.CELLS:
-            mean = np.einsum("ij,ij->i", phase, coefficients)[:, None]
-            return (phase * (coefficients - mean)) @ self.weights
+            mean = np.einsum("ij,ij->i", inner, coefficients)[:, None]
+            return (inner * (coefficients - mean)) @ self.weights
         waves = self.form is Form.WAVES
-        slopes, factor = (np.sin(phase), -self._norm) if waves else (phase, 2 * self._norm)
+        slopes, factor = (np.sin(inner), -self._norm) if waves else (inner, 2 * self._norm)
         slopes *= factor
         return np.multiply(slopes, coefficients, out=slopes) @ self.weights
 
@@ -184,8 +184,8 @@ def polish(
         rng: draws the features, and whom they are fitted on.
         views: see `methods.calibrated.CalibratedOptions`.
         atoms: values that many users share.
-        parts: column numbers (k,) of which some rounds' kernel views are made instead of all: those
-            of one table, of several side by side.
+        parts: column numbers (k,) of which the views of some rounds are made instead of all, but
+            for linear ones: those of one table, of several side by side.
     """
     n = len(v)
     count, of_all = np.bincount(labels), not unseen.any()
@@ -306,7 +306,7 @@ def _near(turn: int, z: np.ndarray, rng: np.random.Generator) -> View:
 def _cells(z: np.ndarray, rng: np.random.Generator) -> View:
     """Which of FEATURES users a user is near, all columns standardised: what neighbours tell.
 
-    The share of mark m is the softmax of -t |u - u_m|², with t such that half of the users are
+    The share of mark m is the softmax of -t |u - u_m|², with t such that half of some users are
     shared between MATES marks or fewer, counted as 1 / Σ share².
     """
     spread = z.std(0)

@@ -8,6 +8,7 @@ difference, and no more than a block of labels and the drawn users' vectors is h
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from itertools import groupby
 
 import numpy as np
@@ -69,14 +70,16 @@ def vectors_of(users: Users, rows: Sequence[tuple[int, int]]) -> np.ndarray:
     Raises:
         UserError: a value that is not finite in float32.
     """
-    vectors = np.empty((len(rows), users.dimensions), users.files[0].dtype)
+    widest = reduce(np.promote_types, {users.files[shard].dtype for shard, _ in rows})
+    vectors, done = np.empty((len(rows), users.dimensions), widest), 0
     with tqdm(total=len(rows), desc="reading users", unit="user", leave=False) as bar:
         for shard, of_shard in groupby(rows, key=lambda one: one[0]):
             own = np.array([row for _, row in of_shard])
-            there = vectors[bar.n : bar.n + len(own)]
+            there = vectors[done : done + len(own)]
             there[:] = users.files[shard].take(own)
             for row, vector in zip(own, there, strict=True):
                 check_values(users.paths[shard], vector[None], int(row))
+            done += len(own)
             bar.update(len(own))
     return vectors
 

@@ -17,6 +17,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NoReturn
 
+import numpy as np
 import torch
 
 import attack
@@ -124,17 +125,17 @@ def frozen(rank: int, size: int, port: int, at_work: int) -> int:
     silent, and says so.
     """
     _launch(rank, size, port)
-    ranks.SILENCE = timedelta(seconds=2)
+    ranks.SILENCE = timedelta(seconds=5)
     ranks.BEAT = 0.5
 
     def work() -> None:
         if rank != at_work:
             os.kill(os.getpid(), signal.SIGSTOP)
-        for _ in range(2000):  # two minutes
-            time.sleep(0.06)
+        time.sleep(120)
 
     try:
         with ranks.joined() as joined:
+            joined.sum(np.zeros(1))  # both are there
             joined.agree(work)
     except UserError as error:
         print(error)

@@ -118,6 +118,12 @@ def test_what_crowds_is_one_value_and_nothing_else_moves():
     np.testing.assert_array_equal(again, single)
 
 
+def test_one_user_far_off_makes_no_crowd_of_the_others():
+    x = np.random.default_rng(0).normal(size=(2000, 3))
+    x[7] *= 1e6
+    assert uncrowded_with_atoms(x) == (x, [])
+
+
 @pytest.mark.thorough
 def test_shares_keep_their_sum_and_hide_their_classes():
     x, labels = topics()

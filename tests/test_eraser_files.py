@@ -173,6 +173,8 @@ def test_what_a_user_can_get_wrong(fitted, capsys):
         save_file(load_file(ERASER), "unnamed.safetensors", {"eraser": unnamed})
         many = file.metadata()["eraser"].replace(": 400", ': "many"')
         save_file(load_file(ERASER), "many.safetensors", {"eraser": many})
+        nobody = file.metadata()["eraser"].replace(": 400", ": 0")
+        save_file(load_file(ERASER), "nobody.safetensors", {"eraser": nobody})
         save_file(damaged, "nan.safetensors", file.metadata())
         of_another = file.metadata()["eraser"].replace("leace", "oblivion")
         save_file(load_file(ERASER), "later.safetensors", {"eraser": of_another})
@@ -198,6 +200,7 @@ def test_what_a_user_can_get_wrong(fitted, capsys):
         (["eraser=negative.safetensors", new, "output=o.csv"], "its numbers are damaged"),
         (["eraser=skewed.safetensors", new, "output=o.csv"], "its numbers are damaged"),
         (["eraser=many.safetensors", new, "output=o.csv"], "its numbers are damaged"),
+        (["eraser=nobody.safetensors", new, "output=o.csv"], "its numbers are damaged"),
         (["eraser=unnamed.safetensors", new, "output=o.csv"], "its numbers are damaged"),
         (["eraser=nan.safetensors", new, "output=o.csv"], "its numbers are damaged"),
         (["eraser=later.safetensors", new, "output=o.csv"], 'of the method "oblivion"'),
@@ -208,6 +211,21 @@ def test_what_a_user_can_get_wrong(fitted, capsys):
         assert error.count("\n") == 1
         assert not Path("o.csv").exists()
     assert main.main(["eraser=half.safetensors", new, "output=o.csv"]) == 0
+
+
+def test_what_was_there_is_replaced_with_a_word_and_a_strangers_manifest_stays(fitted, capsys):
+    Path("o.csv").write_text("precious")
+    beside, arguments = (
+        Path("o.csv.manifest.json"),
+        [f"eraser={ERASER}", "user_embedding=mine.parquet"],
+    )
+    beside.write_text('{"mine": 1}')
+    assert main.main([*arguments, "output=o.csv"]) == 0
+    assert "o.csv was there, and is replaced" in capsys.readouterr().out
+    assert beside.read_text() == '{"mine": 1}'
+    beside.write_text('{"version": 1}')  # of ours, and no longer true
+    assert main.main([*arguments, "output=o.csv"]) == 0
+    assert not beside.exists()
 
 
 def test_a_method_that_knows_its_own_users_alone_keeps_no_eraser(fitted):

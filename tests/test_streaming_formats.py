@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import load_file as load_tensors
 from safetensors.torch import save_file as save_tensors
+from tqdm import tqdm
 
 import attack
 import main
@@ -454,6 +456,8 @@ def spoil(what):
         shutil.copy("labels/part-2.parquet", labels)
     elif what == "no labels":
         labels.unlink()
+    elif what == "no shard":
+        path.unlink()
     elif what == "no column":
         parquet.write_table(parquet.read_table(labels).rename_columns(["sex", "id"]), labels)
 
@@ -478,6 +482,7 @@ WRONG = {
     "label twice": "labels/part-1.parquet: the user id",
     "others": "labels/part-1.parquet has no label of any of the embedding's users",
     "no labels": "labels/part-1.parquet does not exist",
+    "no shard": "labels/part-1.parquet has labels of no shard in vectors",
     "no column": 'labels/part-1.parquet has no column "gender"',
 }
 
@@ -493,6 +498,30 @@ def test_what_is_wrong_with_a_shard_is_said_in_a_line(shop, capsys, what):
     error = refused(capsys, *STREAM, "method=leace", "output=out/")
     assert error.startswith(f"error: {WRONG[what]}")
     assert not list(Path().glob("out/part*"))
+
+
+def test_labels_by_id_of_nobody_are_none(shop, capsys):
+    rewrite("lists")
+    Path("empty.csv").write_text("user_id,gender\n")
+    arguments = [STREAM[0], "labels=empty.csv", "stream=on", "method=leace", "output=out/"]
+    assert "empty.csv has no labels; it needs a row a user" in refused(capsys, *arguments)
+
+
+def test_an_audit_reads_shards_of_several_dtypes_whole(shop, monkeypatch):
+    """Values that float16 has none for, behind a shard of float16; and without progress bars."""
+    config = AttackConfig(
+        attack="audit", user_embedding="vectors/", labels="labels/", audit_users=200
+    )
+    first, *others = sorted(Path("vectors").iterdir())
+    np.save(first, vectors(first).astype(np.float16))
+    for path in others:
+        np.save(path, vectors(path).astype(np.float32) * 1e-9)
+    found = sample_of_shards(config).vectors
+    assert found.dtype == np.float32
+    late = np.abs(found).max(1) < 1e-7
+    assert late.sum() > 50 and np.abs(found[late]).min() > 0
+    monkeypatch.setattr("methods.shard_sample.tqdm", partial(tqdm, disable=True))
+    np.testing.assert_array_equal(sample_of_shards(config).vectors, found)
 
 
 def test_an_id_in_two_shards_is_seen_with_labels_in_one_file(shop, capsys):

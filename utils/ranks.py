@@ -3,10 +3,9 @@
 Sums over all ranks are the only thing that they tell one another. They do their parts `together`,
 with a sum every second: so no rank waits long for another, a rank's failure ends all of them, and
 silence means that one has gone. Whatever it is, the first rank says it, and has it in its log; if
-that one has gone, the next.
+that one has gone, the next; if nobody can tell who has, everyone.
 """
 
-import _thread
 import contextlib
 import json
 import os
@@ -40,13 +39,16 @@ BEAT = 1.0
 SILENCE = timedelta(seconds=45)
 """How long a rank waits for the others' next sum; with the roll-call, all ends within a minute."""
 
+START = timedelta(seconds=60)
+"""How long a rank waits for the store through which all find one another."""
+
 ROLL_CALL = timedelta(seconds=10)
 """How long one then waits for who is left: some may be in the middle of a long piece."""
 
 
 class Stopped(BaseException):
-    """SIGTERM: torchrun sends it to the others as soon as one has ended, and a rank that has found
-    out to itself.
+    """SIGTERM: torchrun sends it to the others as soon as one has ended; and in the midst of long
+    work a rank does to itself, whose sums have failed.
     """
 
 
@@ -129,9 +131,9 @@ class Ranks:
         """
         self._end()
         missing = self._called()
-        if missing is not None and self.rank != min(set(range(self.size)) - set(missing)):
+        if missing is not None and self.rank != min(set(range(self.size)) - missing.keys()):
             return SystemExit(2)
-        which = ", ".join(self._with_work(rank) for rank in missing or []) or "unknown"
+        which = ", ".join((missing or {}).values()) or "unknown"
         return UserError(
             f"rank {self.rank}: another rank ({which}) has gone, or {reason}; what it said last "
             "says why; what is finished is kept, and the same command goes on from there"
@@ -147,19 +149,11 @@ class Ranks:
         if self.store is not None:
             self.store.set(f"at/{self.rank}", work)
 
-    def _with_work(self, rank: int) -> str:
-        """A rank that has gone, and what it was at, as far as anybody can tell."""
-        with contextlib.suppress(RuntimeError):
-            assert self.store is not None
-            if self.store.check([f"at/{rank}"]):
-                return f"{rank}, last at {self.store.get(f'at/{rank}').decode()}"
-        return str(rank)
-
-    def _called(self) -> list[int] | None:
-        """The ranks that leave no note once a sum has failed; None if nobody can tell: then each
-        says so for itself, rather than none.
+    def _called(self) -> dict[int, str] | None:
+        """The ranks that leave no note once a sum has failed, and what each was at; None if nobody
+        can tell.
         """
-        found: list[list[int]] = []
+        found: list[dict[int, str]] = []
         with contextlib.suppress(RuntimeError, ValueError, AssertionError):
             dist.destroy_process_group()  # who still waits for this one learns of it
         asking = threading.Thread(target=self._call, args=[found], daemon=True)
@@ -167,16 +161,21 @@ class Ranks:
         asking.join(ROLL_CALL.total_seconds() + 2 * BEAT)
         return found[-1] if found else None
 
-    def _call(self, found: list[list[int]]) -> None:
+    def _call(self, found: list[dict[int, str]]) -> None:
         """Add the ranks that have left no note so far, as long as more may leave one."""
-        give_up = time.monotonic() + ROLL_CALL.total_seconds()
+        give_up, store = time.monotonic() + ROLL_CALL.total_seconds(), self.store
+        assert store is not None
+
+        def with_work(rank: int) -> str:
+            at = f"at/{rank}"
+            return f"{rank}, last at {store.get(at).decode()}" if store.check([at]) else str(rank)
+
         with contextlib.suppress(RuntimeError):  # the store has gone too
-            assert self.store is not None
-            self.store.set_timeout(ROLL_CALL)
-            self.store.set(f"left/{self.rank}", "")
+            store.set_timeout(ROLL_CALL)
+            store.set(f"left/{self.rank}", "")
             while time.monotonic() < give_up:
-                others = range(self.size)
-                found.append([one for one in others if not self.store.check([f"left/{one}"])])
+                left = [store.check([f"left/{rank}"]) for rank in range(self.size)]
+                found.append({rank: with_work(rank) for rank, it in enumerate(left) if not it})
                 if len(found[-1]) < 2:  # a sum fails only if one has gone, so it is this one
                     time.sleep(BEAT)  # the store may end with this process: others read it too
                     break
@@ -224,7 +223,7 @@ class Ranks:
                 self.together(waiting())
             except BaseException:
                 if not done.is_set():  # minutes more of it would be for nothing
-                    _thread.interrupt_main(signal.SIGTERM)
+                    _stop_main()
                 raise
 
         with ThreadPoolExecutor(1) as pool:
@@ -368,7 +367,7 @@ def joined() -> Iterator[Ranks]:
         yield ALONE
         return
     try:
-        store, rank, size = next(rendezvous("env://", timeout=SILENCE))
+        store, rank, size = next(rendezvous("env://", timeout=START))
         dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=SILENCE)
     except (RuntimeError, ValueError) as error:
         raise UserError(
@@ -406,6 +405,12 @@ def _stoppable(ranks: Ranks) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _stop_main() -> None:
+    """A SIGTERM to the main thread, which wakes it from a system call, too."""
+    if callable(signal.getsignal(signal.SIGTERM)):
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
 
 def _leave() -> None:

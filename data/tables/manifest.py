@@ -93,6 +93,13 @@ def edited_by(path: Path) -> tuple[str, str] | None:
     return None
 
 
+def forget(target: Path) -> None:
+    """Take away the manifest of what a file was before, if there is one of ours."""
+    path = manifest_path(target)
+    if path.is_file() and (read_json_object(path) or {}).get("version") == VERSION:
+        path.unlink()
+
+
 def hand_over(
     config: RunConfig, table: UserTable, folder: RunFolder, summary: Mapping[str, Any]
 ) -> None:
@@ -106,6 +113,8 @@ def hand_over(
     source, target = Path(config.user_embedding), Path(config.output)
     check_outputs(folder.path, folder.embedding_path)
     edited = load_embedding(folder.embedding_path)
+    if target.exists() and edited_by(target) is None:
+        log.info("  %s was there, and is replaced", target)
     save_table(target, table.edited(edited), source)
     write_json(
         manifest_path(target),

@@ -206,6 +206,8 @@ def _by_id(
     of_line = ranks.sum(users)
 
     def check() -> None:
+        if not len(index):
+            raise UserError(f"{source} has no labels; it needs a row a user")
         if not of_line.any():
             raise UserError(nothing_joined(source, index[0], like))
         if (twice := np.flatnonzero(of_line > 1)).size:
