@@ -33,8 +33,8 @@ CROWD, CLOSE = 0.25, 0.05
 closest quarter takes 0.64.
 """
 FAR = 0.001
-"""Of the users at each end, a user at least, who don't count for that: one alone could be so far
-off that all others are a crowd beside.
+"""Of the users at each end, a user at least, who can make that at most twice as much: one alone
+could be so far off that all others were a crowd beside.
 """
 SAME = 1e-4
 """Row sums that differ by less than this share of the columns' spread are one."""
@@ -96,7 +96,8 @@ def _crowd(values: np.ndarray) -> tuple[float, float] | None:
     """
     few, far = max(1, int(CROWD * len(values))), max(1, int(FAR * len(values)))
     widths = values[few:] - values[:-few]
-    start, close = int(widths.argmin()), CLOSE * float(values[far:-far].std())
+    spread = min(values.std(), 2 * values[far:-far].std())
+    start, close = int(widths.argmin()), CLOSE * float(spread)
     return (float(values[start + few // 2]), close) if 0 < widths[start] < close else None
 
 
