@@ -39,8 +39,8 @@ SAID = (
     "the points of Calibrated's new defaults, and audits by the original's attackers, have not "
     "been run there. With `batch_size=8192` an original takes 12 to 30 minutes of a core, and has "
     "94 % of the published batch's NDCG@10 (Intel Xeon with AVX-512). ML-1M, NMF: the same "
-    "processor, but for seed 1, of an AMD EPYC without AVX-512, of which some points have no rows: "
-    "a table is of the seeds that all its points have.",
+    "processor; of seed 2 `calibrated_views=all` has no rows, and a table is of the seeds that all "
+    "its points have.",
 )
 
 
