@@ -401,8 +401,8 @@ def label_paths(source: Path, shards: Sequence[Path]) -> list[Path]:
         shards: the vectors' files.
 
     Raises:
-        UserError: there are none, of several formats, two that could be a shard's, or some of no
-            shard. Whether a shard's is there its opening says.
+        UserError: there are none, of several formats, or two that could be a shard's. Whether a
+            shard's is there its opening says.
     """
     found = _of_one_format(source, LABELS)
     named, parts = {one.stem: one for one in found}, defaultdict(list)
@@ -416,12 +416,22 @@ def label_paths(source: Path, shards: Sequence[Path]) -> list[Path]:
                 f"{alike[0]} and {alike[1]} are the same part of two writes; keep one of them"
             )
         own.append(alike[0] if alike else source / f"{shard.stem}{found[0].suffix}")
-    if len(shards) > 1 and (left := set(found) - set(own)):
-        raise UserError(
-            f"{min(left)} has labels of no shard in {shards[0].parent}: put that shard there, in "
-            "the format of the others, or take the labels away"
-        )
     return own
+
+
+def check_none_left(source: Path, own: Sequence[Path], shards: Path) -> None:
+    """Refuse files of labels in a folder that are of no shard.
+
+    Args:
+        source: the folder.
+        own: its files that are a shard's.
+        shards: the folder of the vectors; of one of its files nothing is asked.
+    """
+    if shards.is_dir() and (left := set(_of_one_format(source, LABELS)) - set(own)):
+        raise UserError(
+            f"{min(left)} has labels of no shard in {shards}: put that shard there, in the format "
+            "of the others, or take the labels away"
+        )
 
 
 def part_of(path: Path) -> str:

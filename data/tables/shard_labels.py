@@ -28,7 +28,7 @@ from data.tables.labels import (
     values_at,
     warn_by_row,
 )
-from data.tables.shard_formats import label_paths
+from data.tables.shard_formats import check_none_left, label_paths
 from data.tables.shard_ids import Seen
 from data.tables.shards import ArrayFile, Shard
 from data.tables.user_table import PAD
@@ -85,6 +85,7 @@ def labels_of(
     names = ranks.agree(lambda: names_in(attribute))
     if source.is_dir():
         own = ranks.agree(lambda: label_paths(source, shards.paths))
+        ranks.agree(lambda: check_none_left(source, own, shards.source))
         ranks.agree(lambda: check_columns(own[0], names))
         if own[0].suffix.lower() == ".parquet":
             return _in_parts(ranks, shards, source, own, names)
