@@ -272,13 +272,17 @@ def _step(gradient: np.ndarray, factor: np.ndarray, drift: np.ndarray) -> np.nda
 
 def _view(number: int, z: np.ndarray, white: np.ndarray, rng: np.random.Generator) -> View:
     """Linear, whitened and standardised kernel views in turn; z are the users it is scaled by."""
-    spread = z.std(0)
-    standard = np.diag(1 / np.maximum(spread, FLOOR * max(spread.max(), FLOOR)))
-    scale = white if number % 3 == 1 else standard
+    scale = white if number % 3 == 1 else np.diag(1 / _spread(z))
     if number % 3 == 0:
         weights = scale.T.astype(np.float32)
         return View(Form.LINEAR, weights, -(z.mean(0) @ scale).astype(np.float32), True)
     return _fourier(scale, False, rng)
+
+
+def _spread(z: np.ndarray) -> np.ndarray:
+    """(d,) standard deviations of the columns, none of them nearly 0 beside the widest."""
+    spread = z.std(0)
+    return np.maximum(spread, FLOOR * max(spread.max(), FLOOR))
 
 
 def _fourier(scale: np.ndarray, shifts: bool, rng: np.random.Generator) -> View:
@@ -309,8 +313,7 @@ def _cells(z: np.ndarray, rng: np.random.Generator) -> View:
     The share of mark m is the softmax of -t |u - u_m|², with t such that half of some users are
     shared between MATES marks or fewer, counted as 1 / Σ share².
     """
-    spread = z.std(0)
-    scale = 1 / np.maximum(spread, FLOOR * max(spread.max(), FLOOR))
+    scale = 1 / _spread(z)
     some = z[rng.permutation(len(z))[: FEATURES + ASKED]] * scale
     marks = some[:FEATURES]
     squared = (marks**2).sum(1)
@@ -335,10 +338,9 @@ def _own_units(z: np.ndarray, rng: np.random.Generator) -> View:
 def _few_columns(number: int, z: np.ndarray, rng: np.random.Generator) -> View:
     """Random Fourier features of a few columns each."""
     d = z.shape[1]
-    spread = z.std(0)
     chosen = rng.random((FEATURES, d)).argsort(1) < rng.integers(1, FEW_COLUMNS + 1, (FEATURES, 1))
     frequencies = rng.normal(size=(FEATURES, d)) * chosen * FREQUENCIES[number % len(FREQUENCIES)]
-    weights = frequencies / np.maximum(spread, FLOOR * max(spread.max(), FLOOR))
+    weights = frequencies / _spread(z)
     offset = rng.uniform(0, 2 * np.pi, FEATURES).astype(np.float32)
     return View(Form.WAVES, weights.astype(np.float32), offset, True)
 

@@ -215,10 +215,8 @@ def test_what_a_user_can_get_wrong(fitted, capsys):
 
 def test_what_was_there_is_replaced_with_a_word_and_a_strangers_manifest_stays(fitted, capsys):
     Path("o.csv").write_text("precious")
-    beside, arguments = (
-        Path("o.csv.manifest.json"),
-        [f"eraser={ERASER}", "user_embedding=mine.parquet"],
-    )
+    beside = Path("o.csv.manifest.json")
+    arguments = [f"eraser={ERASER}", "user_embedding=mine.parquet"]
     beside.write_text('{"mine": 1}')
     assert main.main([*arguments, "output=o.csv"]) == 0
     assert "o.csv was there, and is replaced" in capsys.readouterr().out

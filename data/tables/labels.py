@@ -110,10 +110,15 @@ def check_columns(path: Path, names: Sequence[str]) -> None:
         )
 
 
-def _load_one(path: Path, name: str, n_users: int, ids: np.ndarray | None) -> Attribute:
-    column = read_labels(path, name)
+def check_some(path: Path, column: LabelColumn) -> None:
+    """Refuse a file without a line."""
     if not len(column.values):
         raise UserError(f"{path} has no labels; it needs a row a user")
+
+
+def _load_one(path: Path, name: str, n_users: int, ids: np.ndarray | None) -> Attribute:
+    column = read_labels(path, name)
+    check_some(path, column)
     values = by_id(path, column, ids) if ids is not None and column.ids is not None else None
     if values is None:
         values = by_row(path, column, n_users, ids is not None)

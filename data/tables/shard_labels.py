@@ -18,6 +18,7 @@ from data.tables.labels import (
     by_row,
     check_columns,
     check_most,
+    check_some,
     index_of,
     labelled,
     lines_of,
@@ -179,6 +180,7 @@ def _by_id(
     ranks: Ranks, shards: Shards, source: Path, columns: Mapping[str, LabelColumn]
 ) -> tuple[dict[int, Rows], Sequence[str]]:
     """From one file, which every rank holds."""
+    ranks.agree(lambda: check_some(source, next(iter(columns.values()))))
     whole = ranks.agree(
         lambda: Attribute.joint(
             [_attribute(source, name, column.values) for name, column in columns.items()]
@@ -207,8 +209,6 @@ def _by_id(
     of_line = ranks.sum(users)
 
     def check() -> None:
-        if not len(index):
-            raise UserError(f"{source} has no labels; it needs a row a user")
         if not of_line.any():
             raise UserError(nothing_joined(source, index[0], like))
         if (twice := np.flatnonzero(of_line > 1)).size:

@@ -52,8 +52,8 @@ METHODS_SAID = (
     "become equal *on these users*. **Calibrated** gives each class, instead of equal moments, "
     "those of its group in a random partition, and radii likewise: for Gaussian data, and with "
     "`calibrated_rho=0`, the labels then look drawn at random, from any half of the users too. "
-    "What is not Gaussian only the polish removes, and only what a ridge on linear or random "
-    "Fourier features finds.",
+    "What is not Gaussian only the polish removes, and only what a ridge finds, on linear or "
+    "random Fourier features, or what else it looks at (`calibrated_views`).",
     "The first two, and D2D's MMD, make the classes of all users alike beyond chance. Who trains "
     "on one half finds the other half's differences to be the first one's with the sign turned: "
     "hence AUCs far below 0.5, the more dimensions the farther.",

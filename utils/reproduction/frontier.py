@@ -105,7 +105,8 @@ def at_a_glance(audits: pd.DataFrame) -> Iterator[Section]:
         if (METHODS["calibrated"].title, "") not in found:
             continue
         rows.append([f"{title} ({len(seeds)} seeds)", *(_briefly(found.get(one)) for one in named)])
-    yield Section("At a glance", [GLANCE, Grid(header, rows)])
+    if rows:
+        yield Section("At a glance", [GLANCE, Grid(header, rows)])
 
 
 def _briefly(point: Point | None) -> str:
