@@ -118,8 +118,10 @@ EDITS: dict[str, tuple[str, dict[str, Any]]] = {
     "d2d": ("d2d", {}),
     "leace": ("leace", {}),
     "barycentre": ("barycentre", {}),
+    "calibrated-sliced": ("calibrated", {"calibrated_slices": 160}),
     "calibrated": ("calibrated", {}),
-    "calibrated-whole": ("calibrated", {"calibrated_band": 0}),
+    "calibrated-both": ("calibrated", {"calibrated_views": "both"}),
+    "calibrated-whole": ("calibrated", {"calibrated_band": 0, "calibrated_views": "both"}),
     "calibrated-first": ("calibrated", {"calibrated_band": 0, "calibrated_views": "scaled"}),
 }
 """A row's method, and which keys it has other than a file's defaults."""

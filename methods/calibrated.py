@@ -33,16 +33,19 @@ coordinates (`methods.atoms`), without radii, and polished twice as long: every 
 the marginals and at two or three columns together, which is where trees look.
 
 Views of standardised or whitened vectors are blind to what a network on unscaled features reads in
-the widest columns. So every other three rounds' kernel views are in the vectors' own units, where
-steps may move a class's mean, and there are twice `calibrated_rounds`; `calibrated_views="scaled"`
-leaves these rounds out. A round brings the gap of all its features together to nothing: where fine
-structure stays beyond chance, squares are taken below it, and are read turned round. So with
-`calibrated_views="all"` squares of whitened vectors are a view by themselves, instead of their
+the widest columns. So with `calibrated_views="both"` every other three rounds' kernel views are in
+the vectors' own units, where steps may move a class's mean, and there are twice
+`calibrated_rounds`. A round brings the gap of all its features together to nothing: where fine
+structure stays beyond chance, squares are taken below it, and are read turned round. So by default,
+`calibrated_views="all"`, squares of whitened vectors are a view by themselves, instead of their
 kernels, and of several tables each is looked at alone, too. Kernels of all columns hardly see what
 a few of them tell, where forests look, nor what the nearest users do: which of 400 users a user is
 near, and features of few columns, take the place of the standardised kernels in turn. (Normal
 scores of a table with shared values have equal units already; a table with directions that are
 nearly flat is edited in `methods.coordinates`.)
+
+Tails and clusters, as tables of other libraries have, the polish only nibbles at. With
+`calibrated_slices` passes of `methods.sliced` come before the four steps.
 """
 
 import time
@@ -71,6 +74,7 @@ from methods.partition import (
 )
 from methods.passes import Once, Streamed, Users
 from methods.polish import FOLDS, TIMES, Views, polish
+from methods.sliced import sliced
 from utils.errors import UserError
 from utils.runs.checkpoint import FORGETFUL, Progress
 from utils.schema import CHECKED, Natural, Share, key
@@ -93,11 +97,15 @@ class CalibratedOptions:
     calibrated_rounds: Natural = key(60, sweep=True)
     """calibrated: rounds of its cross-fitted polish; twice as many, unless its views
     are "scaled" alone."""
-    calibrated_views: Views = key("both", sweep=True, first="scaled")
+    calibrated_views: Views = key("all", sweep=True, first="scaled")
     """calibrated: whether its polish looks at "scaled" vectors alone, or at "both", these and the
     vectors in their own units, as a network on unscaled features does; "all" = at all that an audit
     looks at: also at squares, at few columns together, at neighbourhoods, and at each of several
     tables by itself. Of a table with shared values all are "scaled"."""
+    calibrated_slices: Natural = key(0, sweep=True)
+    """calibrated: passes over orthogonal directions, along which classes' whole distributions are
+    first made alike where they differ beyond chance: 160 hide what tails and clusters tell, as
+    tables of other libraries have, and cost utility."""
 
     @property
     def turn(self) -> Turn:
@@ -131,6 +139,7 @@ def calibrate(
     rng: np.random.Generator,
     views: Views = "scaled",
     widths: Sequence[int] = (),
+    slices: int = 0,
 ) -> Calibrated:
     """Edit the users' vectors; see the module's docstring.
 
@@ -142,6 +151,7 @@ def calibrate(
         rng: draws the partition, the folds and the features.
         views: see `CalibratedOptions`.
         widths: columns of each table, where several stand side by side.
+        slices: passes of `methods.sliced`, before all else.
     """
     start = time.perf_counter()
     x = table.astype(np.float64, order="C")
@@ -153,10 +163,10 @@ def calibrate(
         of_table = np.repeat(np.arange(len(widths)), widths)[varies]
         parts = [np.flatnonzero(of_table == number) for number in np.unique(of_table)]
     if varies.all():
-        edited, history = _of_varying(x, labels, turn, rounds, rng, views, parts)
+        edited, history = _of_varying(x, labels, turn, rounds, rng, views, parts, slices)
     elif varies.any():
         own = np.compress(varies, x, axis=1)  # in C's order, as x is
-        own, history = _of_varying(own, labels, turn, rounds, rng, views, parts)
+        own, history = _of_varying(own, labels, turn, rounds, rng, views, parts, slices)
         edited = x.copy()
         edited[:, varies] = own
     return Calibrated(edited, share_moved(x, edited), history, time.perf_counter() - start)
@@ -170,17 +180,18 @@ def _of_varying(
     rng: np.random.Generator,
     views: Views,
     parts: list[np.ndarray],
+    slices: int,
 ) -> tuple[np.ndarray, list[dict[str, float]]]:
     """A table all of whose columns vary, edited in the coordinates that suit it."""
     single, atoms = uncrowded_with_atoms(x)
     if atoms:
         scores = normal_scores(single, rng)
-        z, history = _calibrated(scores, labels, turn, 2 * rounds, rng, "scaled", atoms, [])
+        z, history = _calibrated(scores, labels, turn, 2 * rounds, rng, "scaled", atoms, [], slices)
         return with_sums(by_rank(z, single), x), history
     coordinates = even(x) if uneven(x) else None
     y = (x - x.mean(0)) @ coordinates.to if coordinates else x
     z, history = _calibrated(
-        y, labels, turn, TIMES[views] * rounds, rng, views, [], [] if coordinates else parts
+        y, labels, turn, TIMES[views] * rounds, rng, views, [], [] if coordinates else parts, slices
     )
     return x + (z - y) @ coordinates.back if coordinates else z, history
 
@@ -194,8 +205,10 @@ def _calibrated(
     views: Views,
     atoms: list[Atoms],
     parts: list[np.ndarray],
+    slices: int,
 ) -> tuple[np.ndarray, list[dict[str, float]]]:
-    """The four steps; without radii where there are atoms, or one dimension."""
+    """The steps; without radii where there are atoms, or one dimension."""
+    x = sliced(x, labels, slices, rng, parts)
     centre = x.mean(0)
     v = x - centre
     radius = np.ones(len(v)) if atoms or v.shape[1] == 1 else tyler_radius(v, rng)
@@ -243,6 +256,7 @@ def fit(
             rng,
             options.calibrated_views,
             [table.shape[1] for table in tables.values()],
+            options.calibrated_slices,
         )
     x[known] = done.table
     record = {"moved": done.moved, "seconds": done.seconds}

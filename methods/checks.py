@@ -170,7 +170,8 @@ def check_stream(config: RunConfig) -> None:
             f"stream=on needs method {', '.join(able)} or {last}; {config.method} has to have all "
             "users in memory"
         )
-    for name in ("eraser", "record", "scope", "labels_seen", "item_embedding"):
+    alone = ("eraser", "record", "scope", "labels_seen", "item_embedding", "calibrated_slices")
+    for name in alone:
         if getattr(config, name) != default(config, name):
             raise UserError(
                 f"{name} {getattr(config, name)} does not go with stream=on; leave it out"
