@@ -55,7 +55,9 @@ def sliced(
             those of one table, of several side by side.
     """
     moved = x.copy()
-    for number in tqdm(range(passes), desc="slicing", unit="pass", leave=False, disable=not passes):
+    if not passes:
+        return moved
+    for number in tqdm(range(passes), desc="slicing", unit="pass", leave=False):
         axes = _axes(number, moved, parts, rng)
         moved += alike_along(moved @ axes, labels) @ axes.T
     return moved

@@ -51,7 +51,7 @@ GLANCE = (
     "(`scope=served`); D2D-R is the published method, by the published settings. What these are "
     "means of, the lists, and who knew the original: [below](#frontiers)."
 )
-AT_A_GLANCE = (("d2d", ""), ("calibrated", ""), ("calibrated", "calibrated_views=all"))
+AT_A_GLANCE = (("d2d", ""), ("calibrated", ""), ("calibrated", "calibrated_slices=160"))
 """Methods and dials that are compared at a glance."""
 
 
