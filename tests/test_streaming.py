@@ -359,6 +359,8 @@ def test_keys_that_make_no_sense_together(shop, capsys, monkeypatch):
         ([*STREAM, "method=d2d", "output=out"], "leace, barycentre or calibrated; d2d has"),
         ([*STREAM, "method=leace", "output=out", "table=x"], 'has no table "x"'),
         ([*STREAM, "method=leace", "output=out", "record=r"], "record r does not go with"),
+        ([*STREAM, "method=calibrated", "output=out", "calibrated_slices=9"],
+         "calibrated_slices 9 does not go with"),
         ([*STREAM, "method=leace", "output=vectors"], "would be written over"),
         ([*STREAM, "method=leace", "output=labels/"], "would be written over"),
         ([*STREAM, "method=leace", "output=labels.npy"], "labels.npy"),
