@@ -44,7 +44,7 @@ near, and features of few columns, take the place of the standardised kernels in
 scores of a table with shared values have equal units already; a table with directions that are
 nearly flat is edited in `methods.coordinates`.)
 
-Tails and clusters, as tables of other libraries have, the polish only nibbles at. With
+What tails and clusters tell, as in tables of other libraries, the polish only nibbles at. With
 `calibrated_slices` passes of `methods.sliced` come before the four steps.
 """
 
@@ -103,9 +103,9 @@ class CalibratedOptions:
     looks at: also at squares, at few columns together, at neighbourhoods, and at each of several
     tables by itself. Of a table with shared values all are "scaled"."""
     calibrated_slices: Natural = key(0, sweep=True)
-    """calibrated: passes over orthogonal directions, along which classes' whole distributions are
-    first made alike where they differ beyond chance: 160 hide what tails and clusters tell, as
-    tables of other libraries have, and cost utility."""
+    """calibrated: passes over orthogonal directions, along which each class first gets the whole
+    distribution of a random group, against what tails and clusters tell; 160 are of use. They cost
+    utility, and need all users in memory (no stream=on)."""
 
     @property
     def turn(self) -> Turn:

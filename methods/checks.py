@@ -170,8 +170,9 @@ def check_stream(config: RunConfig) -> None:
             f"stream=on needs method {', '.join(able)} or {last}; {config.method} has to have all "
             "users in memory"
         )
-    alone = ("eraser", "record", "scope", "labels_seen", "item_embedding", "calibrated_slices")
-    for name in alone:
+    in_memory_only = ["eraser", "record", "scope", "labels_seen", "item_embedding"]
+    in_memory_only += ["calibrated_slices"] * (config.method == "calibrated")
+    for name in in_memory_only:
         if getattr(config, name) != default(config, name):
             raise UserError(
                 f"{name} {getattr(config, name)} does not go with stream=on; leave it out"

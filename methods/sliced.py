@@ -156,8 +156,10 @@ def _axes(
     looks = [np.arange(d), *parts]
     look = looks[turn // len(LEADING) % len(looks)]
     k = min(len(look), LEADING[turn % len(LEADING)] or d)
-    axes = np.zeros((d, k))
-    axes[look] = np.linalg.eigh(covariance(x[:, look]))[1][:, ::-1][:, :k] @ _rotation(k, rng)
+    axes, turned = np.zeros((d, k)), _rotation(k, rng)
+    if k < len(look):  # else any directions are as good
+        turned = np.linalg.eigh(covariance(x[:, look]))[1][:, ::-1][:, :k] @ turned
+    axes[look] = turned
     return axes
 
 

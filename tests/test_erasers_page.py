@@ -109,16 +109,19 @@ def test_the_frontiers_stars_are_of_points_that_none_beats(tmp_path):
     assert grid.rows[0][8] == "98.0% (98.0% to 98.0%)"
 
 
-def test_rows_of_calibrated_s_first_defaults_stay_apart_and_say_so(tmp_path):
+def test_rows_of_calibrated_s_earlier_defaults_stay_apart_and_say_so(tmp_path):
     rows(tmp_path, "calibrated", 0, "served", {"gmf": 0.04})
     earlier = {"calibrated_band": 0, "calibrated_views": "scaled"}
     rows(tmp_path, "calibrated", 0, "served", {"gmf": 0.2}, **earlier)
+    rows(tmp_path, "calibrated", 0, "served", {"gmf": 0.1}, calibrated_views="both")
     *_, section, _ = erasers_page(tmp_path)
     worst, places = (part for part in section.parts if isinstance(part, Grid))
-    titles = ["Calibrated", "Calibrated, `calibrated_band=0 calibrated_views=scaled`"]
+    dials = ["", ", `calibrated_band=0 calibrated_views=scaled`", ", `calibrated_views=both`"]
+    titles = [f"Calibrated{dial}" for dial in dials]
     assert [row[:3] for row in worst.rows] == [
         [titles[0], "served", "0.040"],
         [titles[1], "served", "0.200"],
+        [titles[2], "served", "0.100"],
     ]
     assert [row[0] for row in places.rows] == titles
 

@@ -70,7 +70,9 @@ def test_both_attributes_are_hidden(share, how, chance):
     whole = torch.from_numpy(2 * labels[:, 0] + labels[:, 1])
     parts = {name: torch.from_numpy(labels[:, n].copy()) for n, name in enumerate("ab")}
     tables = {"table": torch.from_numpy(x)}
-    options = CalibratedOptions(calibrated_rounds=6, calibrated_views="both")
+    options = CalibratedOptions(
+        calibrated_rounds=6, calibrated_views="both"
+    )  # few rounds, few views
     arguments = (parts, options, np.random.default_rng(2))
     fit = METHODS["calibrated"].fit
     eraser = fit_several(fit, tables, whole, *arguments, None, UNCHANGED)

@@ -131,7 +131,7 @@ def test_the_directions_of_a_pass_are_orthonormal_and_those_of_columns_or_of_the
 @pytest.fixture
 def clusters():
     """Users of two classes in clusters of one mean and covariance, of heavy-tailed size, in the
-    four widest of twelve dimensions.
+    three widest of twelve dimensions.
     """
     rng = np.random.default_rng(0)
     labels = (np.arange(2400) % 3 == 0).astype(np.int64)

@@ -69,8 +69,8 @@ LIMITS = (
     "Embeddings of other libraries: [strangers.md](strangers.md).",
 )
 SCOPES = ("embedding", "tables", "served")
-EARLIER = "calibrated_band=0 calibrated_views=scaled"
-"""A dial: calibrated's first defaults."""
+EARLIER = ("calibrated_band=0 calibrated_views=scaled", "calibrated_views=both")
+"""Dials: calibrated's first defaults, and the ones after."""
 OF_ORIGINAL = identity(ExperimentConfig(), {Group.DATA, Group.TRAINING}).keys()
 """Keys that make another original."""
 
@@ -91,7 +91,7 @@ def erasers_page(folder: Path) -> list[Section]:
         Section("Methods", list(METHODS_SAID)),
         *_blocks(
             audits[
-                audits["dial"].isin(["", EARLIER])
+                audits["dial"].isin(["", *EARLIER])
                 & (audits["original"] == "")
                 & (audits["trained_on"] == "audited")
             ]
@@ -155,7 +155,7 @@ def _by_place(block: pd.DataFrame) -> Grid:
 
 def _methods(block: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
     """Title, scope and rows, in the registry's order; a method that edits nothing has no scope."""
-    for method, scope, dial in product(METHODS, SCOPES, ("", EARLIER)):
+    for method, scope, dial in product(METHODS, SCOPES, ("", *EARLIER)):
         of = (block["method"] == method) & (block["scope"] == scope) & (block["dial"] == dial)
         if of.any():
             title = METHODS[method].title + (f", `{dial}`" if dial else "")
