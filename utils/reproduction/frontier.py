@@ -32,14 +32,16 @@ SAID = (
     "long as by chance in every principal direction, and takes the old one's sign there "
     "([partition.py](../../methods/partition.py)). This was seen in ridges on an original of "
     "another batch size, and in whole audits of five seeds on ML-100K of another processor's "
-    "originals, by which the defaults were changed; of the originals here NMF's are others, "
-    "LightGCN's nearly those.",
-    "ML-100K: AMD EPYC with AVX-512, whose originals are not those above. ML-1M, LightGCN: D2D-R, "
-    "LEACE and the barycentre are rows of the tables above, from the same originals, of an H200; "
-    "the points of Calibrated's new defaults, and audits by the original's attackers, have not "
-    "been run there. With `batch_size=8192` an original takes 12 to 30 minutes of a core, and has "
+    "originals. Then `calibrated_band=1 calibrated_views=both` was the default, and since audits "
+    "of other halves of ML-100K's users (`attack_seed=50`) it is `calibrated_views=all`.",
+    "ML-100K: Intel Xeon with AVX-512, whose originals are not those above for NMF, and the same "
+    "to the digit for LightGCN, whose rows are partly of an AMD EPYC with AVX-512. ML-1M, "
+    "LightGCN: D2D-R, LEACE and the barycentre are rows of the tables above, from the same "
+    "originals, of an H200; the points of Calibrated's later defaults, and audits by the "
+    "original's attackers, have not been run there. With `batch_size=8192` an original takes 12 to "
+    "30 minutes of a core, and has "
     "94 % of the published batch's NDCG@10 (Intel Xeon with AVX-512). ML-1M, NMF: the same "
-    "processor; of seed 2 `calibrated_views=all` has no rows, and a table is of the seeds that all "
+    "processor; of seed 2 Calibrated's default has no rows, and a table is of the seeds that all "
     "its points have.",
 )
 
@@ -51,7 +53,7 @@ GLANCE = (
     "(`scope=served`); D2D-R is the published method, by the published settings. What these are "
     "means of, the lists, and who knew the original: [below](#frontiers)."
 )
-AT_A_GLANCE = (("d2d", ""), ("calibrated", ""), ("calibrated", "calibrated_slices=160"))
+AT_A_GLANCE = (("d2d", ""), ("leace", ""), ("calibrated", ""))
 """Methods and dials that are compared at a glance."""
 
 
