@@ -52,12 +52,13 @@ def test_it_learns_from_one_half_s_earlier_vectors_and_is_tested_on_the_other_ha
     earlier = x.copy()
     earlier[split.test] = np.nan
     ask = Settings(("logistic",), 1000, 99, 0)
-    with pytest.MonkeyPatch.context() as patch:
+    # A BLAS may load, and not use, the NaN of freed memory beside a block, which sets the flag.
+    with pytest.MonkeyPatch.context() as patch, np.errstate(invalid="ignore"):
         patch.setattr("utils.audit.audit._apart", lambda *_: ask)  # it looks at all of them
         found = audit(subject(edited, labels, {"x": earlier}), ask, 1)["places"]["x"]
-    oracle = ATTACKERS["logistic"]("cv", seed32(0, "attacker", "logistic"))
-    oracle.fit(x[split.train].astype(np.float32), labels[split.train])
-    scores = oracle.predict_proba(edited[split.test].astype(np.float32))
+        oracle = ATTACKERS["logistic"]("cv", seed32(0, "attacker", "logistic"))
+        oracle.fit(x[split.train].astype(np.float32), labels[split.train])
+        scores = oracle.predict_proba(edited[split.test].astype(np.float32))
     auc = class_aucs(scores, labels[split.test]).mean()
     assert found["auc"] == pytest.approx(auc) and auc < 0.2
     assert found["leaks"]
