@@ -307,5 +307,8 @@ def _learn(users: Users, options: CalibratedOptions, seed: int, once: Once) -> T
 
 
 METHOD = Method(
-    "Calibrated", CalibratedOptions, fit, streamed=Streamed(_learn, ToGroups, lambda known: known)
+    "Calibrated",
+    CalibratedOptions,
+    fit,
+    streamed=Streamed(_learn, ToGroups, lambda known: known, ("calibrated_slices",)),
 )

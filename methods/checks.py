@@ -153,6 +153,10 @@ def check_folder(config: RunConfig) -> None:
     )
 
 
+IN_MEMORY_ONLY = ("eraser", "record", "scope", "labels_seen", "item_embedding")
+"""Keys that don't go with stream=on, whatever the method."""
+
+
 def check_stream(config: RunConfig) -> None:
     """Refuse what can't be done in blocks, and to write over what is read.
 
@@ -164,15 +168,14 @@ def check_stream(config: RunConfig) -> None:
             "stream=on needs user_embedding=FOLDER of shards, labels=FOLDER (or a file) and "
             "output=FOLDER"
         )
-    if not METHODS[config.method].streamed:
+    streamed = METHODS[config.method].streamed
+    if not streamed:
         *able, last = (name for name in METHODS if METHODS[name].streamed)
         raise UserError(
             f"stream=on needs method {', '.join(able)} or {last}; {config.method} has to have all "
             "users in memory"
         )
-    in_memory_only = ["eraser", "record", "scope", "labels_seen", "item_embedding"]
-    in_memory_only += ["calibrated_slices"] * (config.method == "calibrated")
-    for name in in_memory_only:
+    for name in (*IN_MEMORY_ONLY, *streamed.in_memory_only):
         if getattr(config, name) != default(config, name):
             raise UserError(
                 f"{name} {getattr(config, name)} does not go with stream=on; leave it out"

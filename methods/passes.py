@@ -135,11 +135,13 @@ class Streamed:
             knows of them, a dataclass of arrays, which the output folder keeps.
         kept: that dataclass.
         edit: what is done to a user, by what is known.
+        in_memory_only: options of the method that it doesn't heed so.
     """
 
     learn: Callable[[Users, Any, int, Once], Any]
     kept: type
     edit: Callable[[Any], Edit]
+    in_memory_only: tuple[str, ...] = ()
 
 
 def moments(users: Users, options: None = None, seed: int = 0, once: Once = forgetful) -> Moments:

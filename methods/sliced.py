@@ -17,8 +17,8 @@ n users differ by chance with the standard error s,
 and of D = Q_c - G_c a pass leaves λ D, λ = min(1, BEYOND s² / D²), both averaged over neighbouring
 u: all of it where it is small beside what may be by chance, else the less, the larger it is.
 Groups are drawn anew now and then: a class that stays with one slowly bends to it, and what is by
-chance fades. Random labels then differ, after any number of passes, nearly as before
-(tests/test_sliced.py).
+chance fades. The means of random classes then differ, after any number of passes, nearly as before
+(tests/test_sliced.py); finer structure less so, which the polish makes good.
 """
 
 import numpy as np

@@ -95,9 +95,9 @@ def test_whole_numbers_and_one_class_alone():
     rng = np.random.default_rng(0)
     x, labels = rng.integers(-100, 101, (3000, 8)).astype(float), rng.integers(0, 3, 3000)
     x[:, 0] += 10 * labels
+    alike = sliced(x, labels, 16, np.random.default_rng(1), [])
     for scale in (1e-30, 1.0, 1e30):
         moved = sliced(scale * x, labels, 16, np.random.default_rng(1), [])
-        alike = sliced(x, labels, 16, np.random.default_rng(1), [])
         np.testing.assert_allclose(moved / scale, alike, atol=1e-6)
     groups = rng.permutation(labels)
     shifts = towards_groups(x, labels, groups)
@@ -164,7 +164,9 @@ def test_clusters_without_moments_of_their_own_are_hidden(clusters):
 
 
 def test_random_labels_are_read_neither_way(clusters):
-    """Signed: of 5 draws. What is more alike than by chance is read turned round."""
+    """Signed: of 5 draws. What is more alike than by chance is read turned round, and slices leave
+    a little of that: 0.01 is allowed beyond an AUC's error, which is 0.0177.
+    """
     x, aucs = clusters[0], []
     for seed in range(5):
         rng = np.random.default_rng(seed)
@@ -173,7 +175,7 @@ def test_random_labels_are_read_neither_way(clusters):
             done = calibrate(x, labels, Turn(0.5, 1), 10, rng, "all", [12], 160)
         aucs.append(auc(done.table, labels) - 0.5)
         assert done.moved < 0.3
-    assert abs(np.mean(aucs)) < 0.0177 * 1.96 / np.sqrt(5) + 0.01, aucs  # an AUC's error is 0.0177
+    assert abs(np.mean(aucs)) < 0.0177 * 1.96 / np.sqrt(5) + 0.01, aucs
 
 
 @pytest.mark.parametrize("kind", ["plain", "shared values", "a constant column", "nearly flat"])

@@ -35,14 +35,15 @@ SAID = (
     "originals. Then `calibrated_band=1 calibrated_views=both` was the default, and since audits "
     "of other halves of ML-100K's users (`attack_seed=50`) it is `calibrated_views=all`.",
     "ML-100K: Intel Xeon with AVX-512, whose originals are not those above for NMF, and the same "
-    "to the digit for LightGCN, whose rows are partly of an AMD EPYC with AVX-512. ML-1M, "
+    "to the digit for LightGCN, whose rows are partly of an AMD EPYC with AVX-512; of NMF's, "
+    "D2D-R's other `au_trade_off`s and Calibrated's other bands and first defaults have no rows "
+    "yet. ML-1M, "
     "LightGCN: D2D-R, LEACE and the barycentre are rows of the tables above, from the same "
     "originals, of an H200; the points of Calibrated's later defaults, and audits by the "
     "original's attackers, have not been run there. With `batch_size=8192` an original takes 12 to "
-    "30 minutes of a core, and has "
-    "94 % of the published batch's NDCG@10 (Intel Xeon with AVX-512). ML-1M, NMF: the same "
-    "processor; of seed 2 Calibrated's default has no rows, and a table is of the seeds that all "
-    "its points have.",
+    "30 minutes of a core, and has 94 % of the published batch's NDCG@10 (Intel Xeon with "
+    "AVX-512). ML-1M, NMF: the same processor; of seed 2 Calibrated's default has no rows, and a "
+    "table is of the seeds that all its points have.",
 )
 
 
