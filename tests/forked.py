@@ -19,6 +19,7 @@ from typing import NoReturn
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
 import attack
 import main
@@ -141,6 +142,29 @@ def frozen(rank: int, size: int, port: int, at_work: int) -> int:
         print(error)
         return 0
     return 1
+
+
+def forsaken(rank: int, size: int, port: int) -> int:
+    """0 where this rank's sum fails, alone that of the first by itself, and the others soon leave
+    it, too.
+    """
+    _launch(rank, size, port)
+
+    def failing(_: torch.Tensor) -> None:
+        group = dist.distributed_c10d._get_default_group()  # as torch's own frames hold it
+        raise RuntimeError(f"{group.name()} has lost one")
+
+    with ranks.joined() as joined:
+        joined.sum(np.zeros(1))  # all are there
+        if joined.first:
+            dist.all_reduce = failing
+        start = time.monotonic()
+        try:
+            joined.sum(np.zeros(1))
+        except (UserError, SystemExit) as error:
+            print(error)
+            return int(time.monotonic() - start > ranks.ROLL_CALL.total_seconds() / 2)
+    return 2
 
 
 def _launch(rank: int, size: int, port: int) -> None:

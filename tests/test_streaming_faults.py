@@ -166,6 +166,13 @@ def test_under_torchrun_too_a_rank_that_is_killed_is_named_and_no_scratch_is_lef
     assert main.main(keys) == 0
 
 
+def test_a_rank_whose_sum_fails_leaves_nobody_waiting_for_it(ranks):
+    """Its error's traceback held the connections open until the roll-call was over."""
+    ended = [one.end() for one in ranks(3, work=forked.forsaken)]
+    assert [code for code, *_ in ended] == [0, 0, 0], ended
+    assert "another rank (unknown) has gone" in ended[0][1]
+
+
 def test_ctrl_c_of_all_ranks_is_said_once_and_the_next_start_goes_on(shop, ranks):
     """Rank 1 waits for a shard that is a pipe which nobody writes to."""
     Path("vectors/part-1.npy").rename("kept.npy")

@@ -104,8 +104,11 @@ class Ranks:
             return
         try:
             dist.all_reduce(tensor)
+            return
         except RuntimeError as error:
-            raise self.without(f"is silent for {SILENCE.seconds} s ({_briefly(error)})") from None
+            said = _briefly(error)
+        # not before: an error's traceback keeps the connections open, on which others may wait
+        raise self.without(f"is silent for {SILENCE.seconds} s ({said})")
 
     def whole(self, part: Tensor) -> Tensor:
         """The sum of the ranks' tensors, added up in float64, in the part's own dtype; the part
