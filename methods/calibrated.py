@@ -48,6 +48,7 @@ What tails and clusters tell, as in tables of other libraries, the polish only n
 `calibrated_slices` passes of `methods.sliced` come before the four steps.
 """
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,6 +61,7 @@ from methods.atoms import Atoms, by_rank, normal_scores, uncrowded_with_atoms, w
 from methods.base import Method, TopScorer
 from methods.calibrated_passes import ToGroups, learn
 from methods.coordinates import even, uneven
+from methods.edges import edged, with_edges, without_edges
 from methods.eraser import Labels, TransductiveEraser, UserTables, apart, share_moved, side_by_side
 from methods.gaussian import FLOOR, Moments, power, shrunk
 from methods.partition import (
@@ -74,11 +76,14 @@ from methods.partition import (
 )
 from methods.passes import Once, Streamed, Users
 from methods.polish import FOLDS, TIMES, Views, polish
+from methods.rows import FAR, equals_together, far_out, with_lengths
 from methods.sliced import sliced
 from utils.errors import UserError
 from utils.runs.checkpoint import FORGETFUL, Progress
 from utils.schema import CHECKED, Natural, Share, key
 from utils.threads import Threads
+
+log = logging.getLogger(__name__)
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=CHECKED)
@@ -120,6 +125,7 @@ class Calibrated:
     Attributes:
         table: (n, d) float64, the edited table.
         moved: ||x' - x||_F / ||x||_F.
+        alone: (n,) bool, users who lie so far out that they were left where they are.
         history: dicts of a polishing round and its gap: how far, at most, a class's mean score of
             itself lies from that of all users, out of fold.
         seconds: of the whole.
@@ -127,6 +133,7 @@ class Calibrated:
 
     table: np.ndarray
     moved: float
+    alone: np.ndarray
     history: list[dict[str, float]]
     seconds: float
 
@@ -155,6 +162,30 @@ def calibrate(
     """
     start = time.perf_counter()
     x = table.astype(np.float64, order="C")
+    alone = far_out(x)
+    if np.bincount(labels[~alone], minlength=labels.max() + 1).min() < FOLDS:
+        alone = np.zeros_like(alone)
+    if not alone.any():
+        edited, history = _of_all(x, labels, turn, rounds, rng, views, widths, slices)
+    else:
+        own = x[~alone]
+        own, history = _of_all(own, labels[~alone], turn, rounds, rng, views, widths, slices)
+        edited = x.copy()
+        edited[~alone] = own
+    return Calibrated(edited, share_moved(x, edited), alone, history, time.perf_counter() - start)
+
+
+def _of_all(
+    x: np.ndarray,
+    labels: np.ndarray,
+    turn: Turn,
+    rounds: int,
+    rng: np.random.Generator,
+    views: Views,
+    widths: Sequence[int],
+    slices: int,
+) -> tuple[np.ndarray, list[dict[str, float]]]:
+    """A table of users who are all edited; constant columns stay."""
     edited = x
     history: list[dict[str, float]] = []
     varies = (x != x[0]).any(0)  # a constant column tells nothing, and is to stay one
@@ -169,7 +200,7 @@ def calibrate(
         own, history = _of_varying(own, labels, turn, rounds, rng, views, parts, slices)
         edited = x.copy()
         edited[:, varies] = own
-    return Calibrated(edited, share_moved(x, edited), history, time.perf_counter() - start)
+    return edited, history
 
 
 def _of_varying(
@@ -188,12 +219,16 @@ def _of_varying(
         scores = normal_scores(single, rng)
         z, history = _calibrated(scores, labels, turn, 2 * rounds, rng, "scaled", atoms, [], slices)
         return with_sums(by_rank(z, single), x), history
-    coordinates = even(x) if uneven(x) else None
-    y = (x - x.mean(0)) @ coordinates.to if coordinates else x
+    edges = edged(x)
+    single = without_edges(x, edges, rng) if edges.any() else x
+    coordinates = even(single) if uneven(single) else None
+    y = (single - single.mean(0)) @ coordinates.to if coordinates else single
     z, history = _calibrated(
         y, labels, turn, TIMES[views] * rounds, rng, views, [], [] if coordinates else parts, slices
     )
-    return x + (z - y) @ coordinates.back if coordinates else z, history
+    z = single + (z - y) @ coordinates.back if coordinates else z
+    z = with_edges(z, edges, x) if edges.any() else z
+    return equals_together(with_lengths(z, x), x), history
 
 
 def _calibrated(
@@ -257,6 +292,15 @@ def fit(
             options.calibrated_views,
             [table.shape[1] for table in tables.values()],
             options.calibrated_slices,
+        )
+    if count := int(done.alone.sum()):
+        log.warning(
+            "%d of %d users lie more than %g times as far out as 99 of 100 do, and stay where they "
+            "are: the first is row %d",
+            count,
+            len(done.alone),
+            FAR,
+            np.flatnonzero(known)[done.alone.argmax()],
         )
     x[known] = done.table
     record = {"moved": done.moved, "seconds": done.seconds}

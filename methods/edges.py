@@ -1,0 +1,41 @@
+"""Columns that end at an edge, such as those of a softmax, of squashed or of positive vectors.
+
+Where a column's density stops short, a map that differs by class moves the end to another place in
+each class, and any tree reads the few users between the two ends: even of labels drawn at random.
+Such a column is edited as its normal scores, which have no end (`methods.atoms`), at its own mean
+and width; the way back is by rank, so that it keeps its values.
+"""
+
+import numpy as np
+
+from methods.atoms import by_rank, normal_scores, with_sums
+
+END, SHARP = 0.05, 0.3
+"""The outermost share of the users at an edge, and how far they reach at most, of the way from
+there to the median: of 3,000 uniform users 0.11, of Gaussian ones 1.07.
+"""
+
+
+def edged(x: np.ndarray) -> np.ndarray:
+    """(d,) bool, which columns of a table (n, d) end at an edge."""
+    ordered, end = np.sort(x, axis=0), int(END * len(x))
+    first, low, middle = ordered[0], ordered[end], ordered[len(x) // 2]
+    high, last = ordered[-1 - end], ordered[-1]
+    sharp: np.ndarray = (low - first < SHARP * (middle - low)) | (
+        last - high < SHARP * (high - middle)
+    )
+    return sharp
+
+
+def without_edges(x: np.ndarray, columns: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The table (n, d) whose `columns` (d,) are normal scores, at their own means and widths."""
+    result, own = x.copy(), x[:, columns]
+    result[:, columns] = own.mean(0) + own.std(0) * normal_scores(own, rng)
+    return result
+
+
+def with_edges(edited: np.ndarray, columns: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """What an edit of `without_edges(x, columns)` is in x's own columns."""
+    result = edited.copy()
+    result[:, columns] = by_rank(edited[:, columns], x[:, columns])
+    return with_sums(result, x)

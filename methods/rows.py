@@ -1,0 +1,48 @@
+"""Rows that no map of a whole class suits: far outliers, equal rows, and rows of one length."""
+
+import numpy as np
+
+CORE, FAR = 0.99, 30.0
+"""Who lies more than FAR times as far from a column's median as the share CORE of the users do."""
+FEW = 0.005
+"""Of the users, who can be so far out at most; more of them are a tail."""
+SAME = 1e-4
+"""Lengths that differ by less than this share of their mean are one."""
+
+
+def far_out(x: np.ndarray) -> np.ndarray:
+    """(n,) bool, the users of a table (n, d) who lie far outside of all others in some column.
+
+    A single one of them bends a class's moments, and as the radii are dealt out anew (step 1 of
+    `methods.calibrated`), so is theirs: another user would be thrown as far.
+    """
+    away = np.abs(x - np.median(x, axis=0))
+    core = np.quantile(away, CORE, axis=0)
+    far: np.ndarray = ((away > FAR * core) & (core > 0)).any(1)
+    return far if far.sum() <= FEW * len(x) else np.zeros_like(far)
+
+
+def equals_together(edited: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Edited rows (n, d) where users whose rows of x (n, d) are equal are moved as one, as far as
+    they are in the mean.
+
+    Each class's map takes them to a point of its own otherwise, where they find one another.
+    """
+    order = np.lexsort(x.T[:2])
+    if not (x[order[1:], :2] == x[order[:-1], :2]).all(1).any():  # the same, in a fraction of time
+        return edited
+    _, which = np.unique(x, axis=0, return_inverse=True)
+    shift = np.zeros((which.max() + 1, x.shape[1]))
+    np.add.at(shift, which, edited - x)
+    shift /= np.bincount(which)[:, None]
+    result: np.ndarray = x + shift[which]
+    return result
+
+
+def with_lengths(edited: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Edited rows (n, d) on the sphere, if all rows of a table x (n, d) are."""
+    lengths = np.linalg.norm(x, axis=1, keepdims=True)
+    if np.ptp(lengths) > SAME * lengths.mean():
+        return edited
+    result: np.ndarray = edited * (lengths / np.linalg.norm(edited, axis=1, keepdims=True))
+    return result
