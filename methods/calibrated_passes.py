@@ -27,6 +27,7 @@ from threadpoolctl import threadpool_limits
 
 from methods.atoms import uncrowded_with_atoms
 from methods.coordinates import uneven
+from methods.edges import edged
 from methods.gaussian import FLOOR, ClassMaps, Moments, power, shrunk
 from methods.histogram import Histogram
 from methods.partition import (
@@ -354,6 +355,13 @@ def _shape(some: np.ndarray, varies: np.ndarray, centre: np.ndarray) -> Radii:
             f"many users share a value of dimension {column}, or nearly, and calibrated edits such "
             "a table by rank, which has to have all users in memory: leave out stream=on, or take "
             "method=barycentre"
+        )
+    if (edges := edged(some[:, varies])).any():
+        column = np.flatnonzero(varies)[edges.argmax()]
+        raise UserError(
+            f"dimension {column} ends at an edge, as squashed and positive values do, and "
+            "calibrated edits such a column by rank, which has to have all users in memory: leave "
+            "out stream=on, or take method=leace"
         )
     if uneven(some[:, varies]):
         raise UserError(

@@ -391,6 +391,10 @@ def test_what_calibrated_can_not_do_in_passes_is_said_in_a_line(shop, capsys):
     np.save("vectors/part-0.npy", x)
     assert "many users share a value of dimension 4" in refused(capsys, *keys)
     for number, n in enumerate(SIZES):
+        wide = np.random.default_rng(number).exponential(size=(n, 6)) * (1, 1, 1, 1, 1, -1) - 1
+        np.save(f"vectors/part-{number}.npy", wide)
+    assert "dimension 0 ends at an edge" in refused(capsys, *keys)
+    for number, n in enumerate(SIZES):
         wide = np.random.default_rng(number).normal(size=(n, 6)) * np.eye(6)[3]
         np.save(f"vectors/part-{number}.npy", wide)
     assert "one dimension alone tells users apart" in refused(capsys, *keys)
