@@ -32,6 +32,9 @@ A table in which many users share a value (zeros of a non-negative factorisation
 coordinates (`methods.atoms`), without radii, and polished twice as long: every other round looks at
 the marginals and at two or three columns together, which is where trees look.
 
+What a map of a whole class would tear is kept from it: columns that end at an edge go by rank, too,
+with radii and all views (`methods.edges`); users far out, equal rows and spheres are `methods.rows`.
+
 Views of standardised or whitened vectors are blind to what a network on unscaled features reads in
 the widest columns. So with `calibrated_views="both"` every other three rounds' kernel views are in
 the vectors' own units, where steps may move a class's mean, and there are twice
@@ -295,11 +298,11 @@ def fit(
         )
     if count := int(done.alone.sum()):
         log.warning(
-            "%d of %d users lie more than %g times as far out as 99 of 100 do, and stay where they "
-            "are: the first is row %d",
+            "more than %g times as far out as 99 of 100 users, and left where they are: %d of %d, "
+            "first row %d",
+            FAR,
             count,
             len(done.alone),
-            FAR,
             np.flatnonzero(known)[done.alone.argmax()],
         )
     x[known] = done.table

@@ -174,7 +174,7 @@ def test_who_is_far_out_stays_and_all_others_are_edited_as_without(size, caplog)
     alone = calibrate(x[rest], labels[rest], Turn(0.5, 1), 2, np.random.default_rng(1), "all")
     np.testing.assert_allclose(edited[rest], alone.table)
     (said,) = (record.message for record in caplog.records)
-    assert said.startswith("1 of 1199 users") and said.endswith("the first is row 11")
+    assert said.endswith("left where they are: 1 of 1199, first row 11")
 
 
 def test_a_tail_is_no_outlier_nor_a_class_that_would_be_lost():
