@@ -32,8 +32,9 @@ A table in which many users share a value (zeros of a non-negative factorisation
 coordinates (`methods.atoms`), without radii, and polished twice as long: every other round looks at
 the marginals and at two or three columns together, which is where trees look.
 
-What a map of a whole class would tear is kept from it: columns that end at an edge go by rank, too,
-with radii and all views (`methods.edges`); users far out, equal rows and spheres are `methods.rows`.
+What a map of a whole class would tear is kept from it: columns that end at an edge go by rank too,
+with radii and all views (`methods.edges`); for users far out, equal rows and spheres see
+`methods.rows`.
 
 Views of standardised or whitened vectors are blind to what a network on unscaled features reads in
 the widest columns. So with `calibrated_views="both"` every other three rounds' kernel views are in

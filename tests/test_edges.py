@@ -106,6 +106,9 @@ def test_edges_are_found_where_density_stops_short():
     rng = np.random.default_rng(0)
     x = np.column_stack([gaussian(rng), rng.standard_t(3, size=(N, 2)), rng.exponential(size=N)])
     assert edged(x).tolist() == [False] * (D + 2) + [True]
+    soft = np.exp(gaussian(rng))[:, :3]  # counts in company
+    assert not edged(np.column_stack([x[:, :10], soft])).any()
+    assert edged(np.column_stack([x[:, :9], soft])).tolist() == [False] * 9 + [True] * 3
     assert edged(-x)[-1]
     for table in (squashed, positive, softmax):
         assert edged(table(rng)).all()
