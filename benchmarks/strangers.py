@@ -6,10 +6,12 @@ inner products; it is edited by every method as a file's table is (relative to i
 audited: ten attackers, one half of the users trains, the other tests. Utility is how many of each
 user's top 10 unknown items stay in it. Means over the seeds (least to most), which make the table,
 draw for the edit, and share their users; seconds: one thread beside other work, AMD EPYC with
-AVX-512, and where Calibrated looks at all views, by default or with slices, Intel Xeon with
-AVX-512. Its way with shared values was made for the NMF and LDA of ML-1M, both kinds of views and
-slices on the SVD, TF-IDF, ALS and BPR there, with seed 0 (slices on other halves of the users);
-what it does to ML-100K was looked at once each time.
+AVX-512, and where Calibrated looks at all views, by default or with slices, and for all of its rows
+on ML-100K's TF-IDF, whose first column goes by rank, Intel Xeon with AVX-512. Its way with shared
+values was made for the NMF and LDA of ML-1M, both kinds of views and slices on the SVD, TF-IDF, ALS
+and BPR there, with seed 0 (slices on other halves of the users); what it does to ML-100K was looked
+at once each time, but for the edges (methods/edges.py): normal scores of the SVD's first column
+were looked at on both, and dropped by what other halves of ML-1M's users say.
 
 implicit is no requirement; its two tables are left out where it isn't installed
 (`pip install implicit==0.7.3`). A finished row of the CSV is not made again.
