@@ -116,6 +116,16 @@ def by_rank(z: np.ndarray, x: np.ndarray) -> np.ndarray:
     return values
 
 
+def at_atoms(x: np.ndarray, atoms: list[Atoms]) -> np.ndarray:
+    """(n, d) bool: which values of a table x (n, d) are at one of its atoms."""
+    at = np.zeros(x.shape, bool)
+    for one in atoms:
+        own = x[:, one.column]
+        first = np.rint(one.low * len(x)).astype(int)
+        at[:, one.column] = np.isin(own, np.sort(own)[first])
+    return at
+
+
 def with_sums(edited: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Edited rows (n, d), with the sums of a table x (n, d) if all of its rows have the same."""
     sums = x.sum(1)

@@ -61,7 +61,7 @@ import numpy as np
 import pydantic
 from threadpoolctl import threadpool_limits
 
-from methods.atoms import Atoms, by_rank, normal_scores, uncrowded_with_atoms, with_sums
+from methods.atoms import Atoms, at_atoms, by_rank, normal_scores, uncrowded_with_atoms, with_sums
 from methods.base import Method, TopScorer
 from methods.calibrated_passes import ToGroups, learn
 from methods.coordinates import even, uneven
@@ -222,7 +222,8 @@ def _of_varying(
     if atoms:
         scores = normal_scores(single, rng)
         z, history = _calibrated(scores, labels, turn, 2 * rounds, rng, "scaled", atoms, [], slices)
-        return with_sums(by_rank(z, single), x), history
+        edited = equals_together(by_rank(z, single), single, at_atoms(single, atoms))
+        return with_sums(edited, x), history
     edges = edged(x)
     single = without_edges(x, edges, rng) if edges.any() else x
     coordinates = even(single) if uneven(single) else None

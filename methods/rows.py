@@ -22,9 +22,11 @@ def far_out(x: np.ndarray) -> np.ndarray:
     return far if far.sum() <= FEW * len(x) else np.zeros_like(far)
 
 
-def equals_together(edited: np.ndarray, x: np.ndarray) -> np.ndarray:
+def equals_together(
+    edited: np.ndarray, x: np.ndarray, but: np.ndarray | bool = False
+) -> np.ndarray:
     """Edited rows (n, d) where users whose rows of x (n, d) are equal are moved as one, as far as
-    they are in the mean.
+    they are in the mean; `but` for some values, (n, d) bool.
 
     Each class's map takes them to a point of its own otherwise, where they find one another.
     """
@@ -35,8 +37,9 @@ def equals_together(edited: np.ndarray, x: np.ndarray) -> np.ndarray:
     shift = np.zeros((which.max() + 1, x.shape[1]))
     np.add.at(shift, which, edited - x)
     shift /= np.bincount(which)[:, None]
-    result: np.ndarray = x + shift[which]
-    return result
+    shared = np.bincount(which)[which] > 1
+    together: np.ndarray = np.where(shared[:, None] & ~np.asarray(but), x + shift[which], edited)
+    return together
 
 
 def with_lengths(edited: np.ndarray, x: np.ndarray) -> np.ndarray:

@@ -5,7 +5,14 @@ import pytest
 from scipy.stats import kstest, norm
 from threadpoolctl import threadpool_limits
 
-from methods.atoms import by_rank, collapsed, normal_scores, uncrowded_with_atoms, with_sums
+from methods.atoms import (
+    at_atoms,
+    by_rank,
+    collapsed,
+    normal_scores,
+    uncrowded_with_atoms,
+    with_sums,
+)
 from methods.calibrated import calibrate
 from methods.partition import Turn
 from tests.test_audit import CV
@@ -49,6 +56,9 @@ def test_atoms_are_found_with_their_shares():
         [0.5, 0.75, 1],
     )
     assert third.column == 2
+    at = at_atoms(x, [first, third])
+    assert at[:, 0].all() and not at[:, 1].any() and at[:, 2].all()
+    assert at_atoms(np.append(x, [[0, 0, 9]], 0), [third])[-1].tolist() == [False] * 3
     np.testing.assert_allclose(first.middle, norm.ppf([0.25, 0.625, 0.875]))
     assert uncrowded_with_atoms(np.random.default_rng(0).normal(size=(500, 3)))[1] == []
     assert uncrowded_with_atoms(np.arange(6.0).reshape(3, 2))[1] == []  # a single user is no atom

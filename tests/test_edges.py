@@ -63,7 +63,14 @@ def equal(rng):
     return np.repeat(rng.normal(size=(N // 8, D)), 8, axis=0)
 
 
-TABLES = [squashed, positive, softmax, uniform_and_not, sphere, equal]
+def equal_with_zeros(rng):
+    """Half of the rows have a zero: users share a value, and a row."""
+    x = equal(rng)
+    x[: N // 2, 0] = 0
+    return x
+
+
+TABLES = [equal_with_zeros, squashed, positive, softmax, uniform_and_not, sphere, equal]
 
 
 def worst(x, labels):
