@@ -24,29 +24,23 @@ def edged(x: np.ndarray) -> np.ndarray:
     """(d,) bool, which columns of a table (n, d) end at an edge that counts. A soft one is zero,
     too, of a column without negative values that comes nearer to it than the END users reach.
     """
-    reach = np.minimum(_reach(x), _reach(-x))
-    soft: np.ndarray = (reach < SOFT) | _near_zero(x) | _near_zero(-x)
+    ends = np.array([_ends(column) for column in x.T])  # one at a time: users may be many
+    reach, near_zero = ends.T
+    soft: np.ndarray = (reach < SOFT) | (near_zero > 0)
     return soft if soft.mean() >= MANY else reach < HARD
 
 
-def _reach(x: np.ndarray) -> np.ndarray:
-    """(d,) of the lowest users; 1 where a column is constant there."""
-    first, low, middle = _low_end(x)
-    reach = np.ones(x.shape[1])
-    np.divide(low - first, middle - low, out=reach, where=middle > low)
-    return reach
-
-
-def _near_zero(x: np.ndarray) -> np.ndarray:
-    first, low, _ = _low_end(x)
-    near: np.ndarray = (first >= 0) & (first < low - first)
-    return near
-
-
-def _low_end(x: np.ndarray) -> np.ndarray:
-    """(3, d), the lowest users' first and last values, and the median."""
-    ordered = np.sort(x, axis=0)
-    return ordered[[0, int(END * len(x)), len(x) // 2]]
+def _ends(column: np.ndarray) -> tuple[float, bool]:
+    """How far the users of the sharper end of a column (n,) reach, and whether one is zero."""
+    last, few = len(column) - 1, int(END * len(column))
+    at = [0, few, len(column) // 2, last - few, last]
+    first, low, middle, high, top = np.partition(column, at)[at]
+    reach = [
+        (inner - outer) / (middle - inner)
+        for outer, inner in ((first, low), (top, high))
+        if middle != inner  # half of the users have one value: atoms
+    ]
+    return min(reach, default=1.0), 0 <= first < low - first or 0 <= -top < top - high
 
 
 def without_edges(x: np.ndarray, columns: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -16,9 +16,11 @@ def far_out(x: np.ndarray) -> np.ndarray:
     A single one of them bends a class's moments, and as the radii are dealt out anew (step 1 of
     `methods.calibrated`), so is theirs: another user would be thrown as far.
     """
-    away = np.abs(x - np.median(x, axis=0))
-    core = np.quantile(away, CORE, axis=0)
-    far: np.ndarray = ((away > FAR * core) & (core > 0)).any(1)
+    far = np.zeros(len(x), bool)
+    for column in x.T:  # one at a time: users may be many
+        away = np.abs(column - np.median(column))
+        core = np.quantile(away, CORE)
+        far |= (away > FAR * core) & (core > 0)
     return far if far.sum() <= FEW * len(x) else np.zeros_like(far)
 
 
