@@ -103,10 +103,11 @@ def _crowd(values: np.ndarray) -> tuple[float, float] | None:
 
 def normal_scores(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """(n, d): z of a table x (n, d)."""
-    order = np.lexsort((rng.random(x.shape), x), axis=0)
-    ranks = np.empty_like(order)
-    np.put_along_axis(ranks, order, np.arange(len(x))[:, None], 0)
-    return norm.ppf((ranks + 0.5) / len(x))
+    scores, ties = np.empty(x.shape), rng.random(x.shape)
+    of_rank = norm.ppf((np.arange(len(x)) + 0.5) / len(x))
+    for column, own in enumerate(x.T):  # one at a time: users may be many
+        scores[np.lexsort((ties[:, column], own)), column] = of_rank
+    return scores
 
 
 def by_rank(z: np.ndarray, x: np.ndarray) -> np.ndarray:

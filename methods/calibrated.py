@@ -167,8 +167,8 @@ def calibrate(
     start = time.perf_counter()
     x = table.astype(np.float64, order="C")
     alone = far_out(x)
-    if np.bincount(labels[~alone], minlength=labels.max() + 1).min() < FOLDS:
-        alone = np.zeros_like(alone)
+    left = np.bincount(labels[~alone], minlength=labels.max() + 1)
+    alone &= left[labels] >= FOLDS  # a class that would be lost is edited as a whole
     if not alone.any():
         edited, history = _of_all(x, labels, turn, rounds, rng, views, widths, slices)
     else:
@@ -193,10 +193,10 @@ def _of_all(
     edited = x
     history: list[dict[str, float]] = []
     varies = (x != x[0]).any(0)  # a constant column tells nothing, and is to stay one
-    parts: list[np.ndarray] = []
-    if views == "all" and len(widths) > 1:
-        of_table = np.repeat(np.arange(len(widths)), widths)[varies]
-        parts = [np.flatnonzero(of_table == number) for number in np.unique(of_table)]
+    of_table = (
+        np.repeat(np.arange(len(widths)), widths)[varies] if widths else np.zeros(varies.sum())
+    )
+    parts = [np.flatnonzero(of_table == number) for number in np.unique(of_table)]
     if varies.all():
         edited, history = _of_varying(x, labels, turn, rounds, rng, views, parts, slices)
     elif varies.any():
@@ -217,23 +217,40 @@ def _of_varying(
     parts: list[np.ndarray],
     slices: int,
 ) -> tuple[np.ndarray, list[dict[str, float]]]:
-    """A table all of whose columns vary, edited in the coordinates that suit it."""
+    """Tables all of whose columns vary, edited in the coordinates that suit them.
+
+    Args:
+        parts: which columns (k,) are each table's.
+    """
+    seen = parts if views == "all" and len(parts) > 1 else []
     single, atoms = uncrowded_with_atoms(x)
     if atoms:
         scores = normal_scores(single, rng)
         z, history = _calibrated(scores, labels, turn, 2 * rounds, rng, "scaled", atoms, [], slices)
-        edited = equals_together(by_rank(z, single), single, at_atoms(single, atoms))
-        return with_sums(edited, x), history
+        edited, at = by_rank(z, single), at_atoms(single, atoms)
+        for own in parts:
+            one = equals_together(edited[:, own], single[:, own], at[:, own])
+            edited[:, own] = with_sums(one, x[:, own])
+        return edited, history
     edges = edged(x)
     single = without_edges(x, edges, rng) if edges.any() else x
     coordinates = even(single) if uneven(single) else None
     y = (single - single.mean(0)) @ coordinates.to if coordinates else single
     z, history = _calibrated(
-        y, labels, turn, TIMES[views] * rounds, rng, views, [], [] if coordinates else parts, slices
+        y, labels, turn, TIMES[views] * rounds, rng, views, [], [] if coordinates else seen, slices
     )
     z = single + (z - y) @ coordinates.back if coordinates else z
-    z = with_edges(z, edges, x) if edges.any() else z
-    return equals_together(with_lengths(z, x), x), history
+    for own in parts:
+        z[:, own] = _as_before(z[:, own], x[:, own], edges[own])
+    return z, history
+
+
+def _as_before(edited: np.ndarray, x: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """What an edit of a table x (n, d) is once it has its values at `edges` (d,), equal rows and
+    length again.
+    """
+    edited = with_edges(edited, edges, x) if edges.any() else edited
+    return with_lengths(equals_together(edited, x), x)
 
 
 def _calibrated(

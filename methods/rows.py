@@ -4,10 +4,10 @@ import numpy as np
 
 CORE, FAR = 0.99, 30.0
 """Who lies more than FAR times as far from a column's median as the share CORE of the users do."""
-FEW = 0.005
-"""Of the users, who can be so far out at most; more of them are a tail."""
-SAME = 1e-4
-"""Lengths that differ by less than this share of their mean are one."""
+FEW, ALL = 0.005, 0.05
+"""Of the users, who can be so far out in a column, a user at least, and in all; more are a tail."""
+SAME = 1e-3
+"""Lengths that differ by less than this share of the columns' spread are one, in float16 too."""
 
 
 def far_out(x: np.ndarray) -> np.ndarray:
@@ -19,9 +19,11 @@ def far_out(x: np.ndarray) -> np.ndarray:
     far = np.zeros(len(x), bool)
     for column in x.T:  # one at a time: users may be many
         away = np.abs(column - np.median(column))
-        core = np.quantile(away, CORE)
-        far |= (away > FAR * core) & (core > 0)
-    return far if far.sum() <= FEW * len(x) else np.zeros_like(far)
+        core = np.quantile(away, CORE, method="lower")
+        outside = (away > FAR * core) & (core > 0)
+        if outside.sum() <= max(1, FEW * len(x)):
+            far |= outside
+    return far if far.sum() <= max(1, ALL * len(x)) else np.zeros_like(far)
 
 
 def equals_together(
@@ -32,6 +34,8 @@ def equals_together(
 
     Each class's map takes them to a point of its own otherwise, where they find one another.
     """
+    if x.shape[1] == 1:  # there the map is monotone, and equal users are a value with neighbours
+        return edited
     order = np.lexsort(x.T[:2])
     if not (x[order[1:], :2] == x[order[:-1], :2]).all(1).any():  # the same, in a fraction of time
         return edited
@@ -47,7 +51,7 @@ def equals_together(
 def with_lengths(edited: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Edited rows (n, d) on the sphere, if all rows of a table x (n, d) are."""
     lengths = np.linalg.norm(x, axis=1, keepdims=True)
-    if np.ptp(lengths) > SAME * lengths.mean():
+    if x.shape[1] == 1 or np.ptp(lengths) > SAME * np.sqrt(x.var(0).sum()):
         return edited
     result: np.ndarray = edited * (lengths / np.linalg.norm(edited, axis=1, keepdims=True))
     return result
