@@ -169,42 +169,19 @@ def calibrate(
     alone = far_out(x)
     left = np.bincount(labels[~alone], minlength=labels.max() + 1)
     alone &= left[labels] >= FOLDS  # a class that would be lost is edited as a whole
-    if not alone.any():
-        edited, history = _of_all(x, labels, turn, rounds, rng, views, widths, slices)
-    else:
-        own = x[~alone]
-        own, history = _of_all(own, labels[~alone], turn, rounds, rng, views, widths, slices)
-        edited = x.copy()
-        edited[~alone] = own
-    return Calibrated(edited, share_moved(x, edited), alone, history, time.perf_counter() - start)
-
-
-def _of_all(
-    x: np.ndarray,
-    labels: np.ndarray,
-    turn: Turn,
-    rounds: int,
-    rng: np.random.Generator,
-    views: Views,
-    widths: Sequence[int],
-    slices: int,
-) -> tuple[np.ndarray, list[dict[str, float]]]:
-    """A table of users who are all edited; constant columns stay."""
-    edited = x
+    varies = (x != x[alone.argmin()])[~alone].any(0)  # constant columns tell nothing, and stay
+    of_table = np.repeat(np.arange(len(widths)), widths) if widths else np.zeros(len(varies))
+    parts = [np.flatnonzero(of_table[varies] == one) for one in np.unique(of_table[varies])]
+    whole, edit = bool(varies.all() and not alone.any()), np.ix_(~alone, varies)
+    own = x if whole else np.ascontiguousarray(x[edit])
     history: list[dict[str, float]] = []
-    varies = (x != x[0]).any(0)  # a constant column tells nothing, and is to stay one
-    of_table = (
-        np.repeat(np.arange(len(widths)), widths)[varies] if widths else np.zeros(varies.sum())
-    )
-    parts = [np.flatnonzero(of_table == number) for number in np.unique(of_table)]
-    if varies.all():
-        edited, history = _of_varying(x, labels, turn, rounds, rng, views, parts, slices)
-    elif varies.any():
-        own = np.compress(varies, x, axis=1)  # in C's order, as x is
-        own, history = _of_varying(own, labels, turn, rounds, rng, views, parts, slices)
+    if varies.any():
+        own, history = _of_varying(own, labels[~alone], turn, rounds, rng, views, parts, slices)
+    edited = own
+    if not whole:
         edited = x.copy()
-        edited[:, varies] = own
-    return edited, history
+        edited[edit] = own
+    return Calibrated(edited, share_moved(x, edited), alone, history, time.perf_counter() - start)
 
 
 def _of_varying(
@@ -228,7 +205,7 @@ def _of_varying(
         scores = normal_scores(single, rng)
         z, history = _calibrated(scores, labels, turn, 2 * rounds, rng, "scaled", atoms, [], slices)
         edited, at = by_rank(z, single), at_atoms(single, atoms)
-        for own in parts:
+        for own in map(_side, parts):
             one = equals_together(edited[:, own], single[:, own], at[:, own])
             edited[:, own] = with_sums(one, x[:, own])
         return edited, history
@@ -240,9 +217,14 @@ def _of_varying(
         y, labels, turn, TIMES[views] * rounds, rng, views, [], [] if coordinates else seen, slices
     )
     z = single + (z - y) @ coordinates.back if coordinates else z
-    for own in parts:
+    for own in map(_side, parts):
         z[:, own] = _as_before(z[:, own], x[:, own], edges[own])
     return z, history
+
+
+def _side(part: np.ndarray) -> slice:
+    """A table's columns (k,), which are neighbours, without a copy of them."""
+    return slice(part[0], part[-1] + 1)
 
 
 def _as_before(edited: np.ndarray, x: np.ndarray, edges: np.ndarray) -> np.ndarray:

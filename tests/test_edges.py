@@ -13,10 +13,7 @@ from methods.calibrated import METHOD, CalibratedOptions, calibrate
 from methods.edges import edged, with_edges, without_edges
 from methods.partition import Turn
 from methods.rows import equals_together, far_out, with_lengths
-from tests.test_audit import CV
-from utils.audit.leakage import summarise
-from utils.audit.null import Worst
-from utils.audit.scores import out_of_sample
+from tests.test_calibrated import worst as worst_of
 from utils.threads import UNCHANGED
 
 N, D = 1200, 8
@@ -75,8 +72,7 @@ TABLES = [equal_with_zeros, squashed, positive, softmax, uniform_and_not, sphere
 
 def worst(x, labels):
     """Folds hold equal rows together nowhere: attackers may look a user's equals up."""
-    found = summarise(out_of_sample(x, labels, ["svm", "forest", "knn"], CV), labels)
-    return Worst.of(found["attackers"])
+    return worst_of(x, labels, ["svm", "forest", "knn"])
 
 
 def edit(x, labels, rounds=20):
