@@ -9,6 +9,7 @@ and width; the way back is by rank, so that it keeps its values.
 import numpy as np
 
 from methods.atoms import by_rank, normal_scores, with_sums
+from methods.partition import thinned
 
 END, HARD, SOFT = 0.05, 0.1, 0.3
 """The outermost share of the users at an edge, and how far they reach at most, of the way from
@@ -24,7 +25,7 @@ def edged(x: np.ndarray) -> np.ndarray:
     """(d,) bool, which columns of a table (n, d) end at an edge that counts. A soft one is zero,
     too, of a column without negative values that comes nearer to it than the END users reach.
     """
-    ends = np.array([_ends(column) for column in x.T])  # one at a time: users may be many
+    ends = np.array([_ends(column) for column in thinned(x).T])
     reach, near_zero = ends.T
     soft: np.ndarray = (reach < SOFT) | (near_zero > 0)
     return soft if soft.mean() >= MANY else reach < HARD

@@ -17,6 +17,11 @@ MOST = 20_000
 """Users that a shape, or a ridge, is fitted on; all are moved."""
 
 
+def thinned(x: np.ndarray) -> np.ndarray:
+    """Rows of x (n, d) at even steps, all of them where there are fewer than twice MOST."""
+    return x[:: max(1, len(x) // MOST)]
+
+
 def tyler_shape(some: np.ndarray) -> np.ndarray:
     """Tyler's shape matrix (d, d) of centred users (n, d), trace 1."""
     shape = covariance(some)

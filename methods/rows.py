@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from methods.partition import thinned
+
 CORE, FAR = 0.99, 30.0
 """Who lies more than FAR times as far from a column's median as the share CORE of the users do."""
 FEW, ALL = 0.005, 0.05
@@ -16,11 +18,12 @@ def far_out(x: np.ndarray) -> np.ndarray:
     A single one of them bends a class's moments, and as the radii are dealt out anew (step 1 of
     `methods.calibrated`), so is theirs: another user would be thrown as far.
     """
-    far = np.zeros(len(x), bool)
-    for column in x.T:  # one at a time: users may be many
-        away = np.abs(column - np.median(column))
-        core = np.quantile(away, CORE, method="lower")
-        outside = (away > FAR * core) & (core > 0)
+    far, some = np.zeros(len(x), bool), thinned(x)
+    middle = np.median(some, axis=0)
+    limit = FAR * np.quantile(np.abs(some - middle), CORE, axis=0, method="lower")
+    reach = np.maximum(x.max(0) - middle, middle - x.min(0))
+    for column in np.flatnonzero((reach > limit) & (limit > 0)):
+        outside = np.abs(x[:, column] - middle[column]) > limit[column]
         if outside.sum() <= max(1, FEW * len(x)):
             far |= outside
     return far if far.sum() <= max(1, ALL * len(x)) else np.zeros_like(far)
@@ -50,8 +53,10 @@ def equals_together(
 
 def with_lengths(edited: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Edited rows (n, d) on the sphere, if all rows of a table x (n, d) are."""
-    lengths = np.linalg.norm(x, axis=1, keepdims=True)
-    if x.shape[1] == 1 or np.ptp(lengths) > SAME * np.sqrt(x.var(0).sum()):
+    some = thinned(x)
+    one = np.ptp(np.linalg.norm(some, axis=1)) <= SAME * np.sqrt(some.var(0).sum())
+    if x.shape[1] == 1 or not one:
         return edited
+    lengths = np.linalg.norm(x, axis=1, keepdims=True)
     result: np.ndarray = edited * (lengths / np.linalg.norm(edited, axis=1, keepdims=True))
     return result
